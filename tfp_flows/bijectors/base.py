@@ -1,0 +1,95 @@
+"""The base class of all bijectors here: value and log-det in one pass, and the context check."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+tfb = tfp.bijectors
+
+__all__ = ["Bijector"]
+
+
+class Bijector(tfb.Bijector):
+    """A `tfb.Bijector` whose value and log-determinant come out of the same computation.
+
+    A subclass gives `_forward_and_log_det(x)` and `_inverse_and_log_det(y)`, each returning the
+    value and the log-determinant of the *same* direction. TFP asks for the two separately; the
+    log-determinant found on the way is left in TFP's own cache, where `forward_log_det_jacobian`
+    and `inverse_log_det_jacobian` look first. So a conditioner runs once per `log_prob`, `sample`
+    and `sample_and_log_prob`, in a plain `tfb.Chain` and `tfd.TransformedDistribution` too.
+
+    A bijector that can be conditioned has an attribute `context_size` and takes `context=`, a
+    tensor `(..., context_size)`, in both methods.
+
+    Example:
+      >>> class Double(Bijector):
+      ...     def __init__(self, name="double"):
+      ...         parameters = dict(locals())
+      ...         super().__init__(forward_min_event_ndims=0, parameters=parameters, name=name)
+      ...     def _forward_and_log_det(self, x):
+      ...         return 2 * x, tf.fill(tf.shape(x), tf.math.log(tf.constant(2, x.dtype)))
+      ...     def _inverse_and_log_det(self, y):
+      ...         return y / 2, tf.fill(tf.shape(y), -tf.math.log(tf.constant(2, y.dtype)))
+    """
+
+    context_size: int | None = None
+
+    @classmethod
+    def _parameter_properties(cls, dtype: tf.DType | None) -> dict:
+        return {}
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor: what is needed to build it again, weights aside."""
+        return dict(self.parameters)
+
+    def _forward(self, x: tf.Tensor, **kwargs: tf.Tensor) -> tf.Tensor:
+        y, log_det = self._forward_and_log_det(x, **kwargs)
+        self._cache.forward_attributes(x, **kwargs)["ildj"] = -log_det
+        return y
+
+    def _inverse(self, y: tf.Tensor, **kwargs: tf.Tensor) -> tf.Tensor:
+        x, log_det = self._inverse_and_log_det(y, **kwargs)
+        self._cache.inverse_attributes(y, **kwargs)["ildj"] = log_det
+        return x
+
+    def _forward_log_det_jacobian(self, x: tf.Tensor, **kwargs: tf.Tensor) -> tf.Tensor:
+        return self._forward_and_log_det(x, **kwargs)[1]
+
+    def _inverse_log_det_jacobian(self, y: tf.Tensor, **kwargs: tf.Tensor) -> tf.Tensor:
+        return self._inverse_and_log_det(y, **kwargs)[1]
+
+
+def check_event_size(bijector: tfb.Bijector, x: tf.Tensor, event_size: int) -> None:
+    """Raise a ValueError unless the last axis of `x` has `event_size` entries."""
+    if x.shape.rank == 0 or x.shape[-1] not in (None, event_size):
+        raise ValueError(
+            f"{type(bijector).__name__} needs events of size {event_size} on the last axis. "
+            f"Received: shape={tuple(x.shape)}"
+        )
+
+
+def check_context(
+    bijector: Bijector, context: tf.Tensor | None, dtype: tf.DType
+) -> tf.Tensor | None:
+    """Return `context` as a tensor of `dtype`; raise a ValueError where it does not fit."""
+    name, size = type(bijector).__name__, bijector.context_size
+    if context is None and size is None:
+        return None
+    if size is None:
+        raise ValueError(
+            f"`context` was given, but this {name} is unconditional: construct it with "
+            f"`context_size`. Received: a context of shape {tuple(tf.shape(context))}"
+        )
+    if context is None:
+        raise ValueError(
+            f"`context` is missing: this {name} needs one of shape (..., {size}). "
+            "Received: context=None"
+        )
+    context = tf.convert_to_tensor(context, dtype)
+    if context.shape.rank == 0 or context.shape[-1] not in (None, size):
+        raise ValueError(
+            f"`context` must have shape (..., {size}) for this {name}. "
+            f"Received: shape={tuple(context.shape)}"
+        )
+    return context

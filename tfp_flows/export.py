@@ -1,0 +1,41 @@
+"""Write a trained model as a TensorFlow SavedModel that needs nothing but TensorFlow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+if TYPE_CHECKING:
+    from tfp_flows.model import FlowModel
+
+__all__ = ["export"]
+
+
+def export(model: FlowModel, path: str) -> None:
+    """Save `model.log_prob` and `model.sample` as functions and signatures of a SavedModel."""
+    dtype = model.event_dtype
+    x = tf.TensorSpec([None, *model.distribution.event_shape], dtype, name="x")
+    n = tf.TensorSpec([], tf.int32, name="n")
+    module = tf.Module(name="flow")
+    module.weights = [variable.value for variable in model.variables]
+    if model.context_size is None:
+        module.log_prob = tf.function(lambda x: model.log_prob(x), [x])
+        module.sample = tf.function(lambda n: model.sample(n[tf.newaxis]), [n])
+    else:
+        context = tf.TensorSpec([None, model.context_size], dtype, name="context")
+        module.log_prob = tf.function(lambda x, context: model.log_prob(x, context), [x, context])
+        module.sample = tf.function(
+            lambda n, context: model.sample(n[tf.newaxis], context), [n, context]
+        )
+    signatures = {
+        "log_prob": _named(module.log_prob, "log_prob"),
+        "sample": _named(module.sample, "x"),
+    }
+    tf.saved_model.save(module, path, signatures)
+
+
+def _named(function: tf.types.experimental.GenericFunction, output: str):
+    """The function with a dictionary as its result, so that the signature's output has a name."""
+    spec = function.input_signature
+    return tf.function(lambda *inputs: {output: function(*inputs)}, spec)

@@ -1,0 +1,95 @@
+"""What a law is checked on, and how it fails: by an AssertionError with the worst input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NoReturn
+from unittest import mock
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_flows import serialization
+from tfp_flows.networks import Conditioner
+
+tfb = tfp.bijectors
+
+
+class Case:
+    """What a law is checked on."""
+
+    def __init__(self, *, subject: Any, x: tf.Tensor, kwargs: dict, tolerance: float, **options):
+        self.subject, self.x, self.kwargs, self.tolerance = subject, x, kwargs, tolerance
+        self.options = options
+        self.event_ndims = x.shape.rank - 1
+
+    def map(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`forward` of a bijector, and its log-det."""
+        x = tf.identity(x)  # Unknown to every cache.
+        return (
+            self.subject.forward(x, **self.kwargs),
+            self.subject.forward_log_det_jacobian(x, self.event_ndims, **self.kwargs),
+        )
+
+    def unmap(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`inverse` of a bijector, and its log-det."""
+        y = tf.identity(y)
+        return (
+            self.subject.inverse(y, **self.kwargs),
+            self.subject.inverse_log_det_jacobian(y, self.event_ndims, **self.kwargs),
+        )
+
+
+def fail(case: Case, law: str, detail: str) -> NoReturn:
+    raise AssertionError(f"{case.subject.name!r} breaks the law {law!r}: {detail}")
+
+
+def check_close(case: Case, law: str, found: Any, expected: Any, inputs: Any) -> None:
+    """Fail unless two arrays agree; show the row of `inputs` where they agree least."""
+    found, expected, inputs = np.asarray(found), np.asarray(expected), np.asarray(inputs)
+    if found.shape != expected.shape:
+        fail(case, law, f"shape {found.shape}, but expected {expected.shape}")
+    with np.errstate(invalid="ignore"):
+        error = np.abs(found - expected) / (1 + np.abs(expected))
+    error = np.where(found == expected, 0.0, np.where(np.isnan(error), np.inf, error))
+    if error.size and error.max() > case.tolerance:
+        worst = np.unravel_index(error.argmax(), error.shape)
+        row = inputs[worst[: inputs.ndim - case.event_ndims]]
+        fail(
+            case,
+            law,
+            f"found {found[worst]}, expected {expected[worst]} (relative error {error.max():.2g}, "
+            f"tolerance {case.tolerance:.2g}) at the input {row}",
+        )
+
+
+def count_calls(run: Callable[[], Any]) -> dict[int, int]:
+    """How often every conditioner is called while `run()` is traced into a graph."""
+    calls: dict[int, int] = {}
+    original = Conditioner.__call__
+
+    def counted(self: Conditioner, *args: Any, **kwargs: Any) -> tf.Tensor:
+        calls[id(self)] = calls.get(id(self), 0) + 1
+        return original(self, *args, **kwargs)
+
+    with mock.patch.object(Conditioner, "__call__", counted):
+        tf.function(run).get_concrete_function()
+    return calls
+
+
+def config(case: Case) -> None:
+    """Saved as a config and built again, with the same weights, it is the same."""
+    config = json.loads(json.dumps(serialization.serialize(case.subject)))
+    copy = serialization.deserialize(config)
+    for new, old in zip(copy.variables, case.subject.variables, strict=True):
+        new.assign(old)
+    twin = Case(subject=copy, x=case.x, kwargs=case.kwargs, tolerance=0.0)
+    if isinstance(copy, tfb.Bijector):
+        pairs = zip(twin.map(case.x), case.map(case.x), strict=True)
+    else:
+        log_prob = copy.log_prob(case.x, **case.kwargs)
+        pairs = iter([(log_prob, case.subject.log_prob(tf.identity(case.x), **case.kwargs))])
+    for found, expected in pairs:
+        check_close(case, "config", found, expected, case.x)

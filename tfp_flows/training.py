@@ -1,0 +1,224 @@
+"""What `FlowModel.fit` watches: the data before training starts, the loss while it runs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from tensorflow_probability.python.distributions.transformed_distribution import (
+    _TransformedDistribution,
+)
+
+from tfp_flows.distributions.flow import chain_steps
+
+tfd = tfp.distributions
+
+__all__ = ["StopOnNonFinite", "check_finite"]
+
+
+def check_finite(data: Any, name: str) -> None:
+    """Raise a ValueError that names row and column of the first NaN or infinite value in `data`.
+
+    Args:
+      data: an array, tensor or pandas object, a tuple of them, a `tf.data.Dataset`, or None. A
+        dataset of known finite length is read once; other iterables are left unread.
+      name: what the message calls the data.
+
+    Raises:
+      ValueError: a value is not finite, or not a number.
+    """
+    if isinstance(data, tf.data.Dataset):
+        if data.cardinality() < 0:  # Infinite or unknown: reading it might never end.
+            return
+        row = 0
+        for batch in data:
+            for part in tf.nest.flatten(batch):
+                _check_array(part, name, first_row=row)
+            row += len(tf.nest.flatten(batch)[0])
+    elif isinstance(data, tuple | list):
+        for i, part in enumerate(data):
+            check_finite(part, f"{name}[{i}]")
+    elif hasattr(data, "__array__"):
+        _check_array(data, name, first_row=0)
+
+
+def _check_array(data: Any, name: str, *, first_row: int) -> None:
+    array = np.asarray(data)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"`{name}` must hold numbers. Received: dtype={array.dtype}")
+    bad = np.argwhere(~np.isfinite(array))
+    if not len(bad):
+        return
+    index = tuple(bad[0])
+    where = f"row {first_row + index[0]}" if index else "the only entry"
+    if len(index) > 1:
+        columns = getattr(data, "columns", None)
+        column = ", ".join(map(str, index[1:])) if columns is None else repr(columns[index[1]])
+        where += f", column {column}"
+    raise ValueError(
+        f"`{name}` must be finite. Received: {array[index]} at {where}; "
+        f"{len(bad)} of {array.size} values are not finite"
+    )
+
+
+class StopOnNonFinite(keras.callbacks.Callback):
+    """End training when the loss is NaN or infinite: say why, and go back to the best weights.
+
+    `FlowModel.fit` puts it into every training. Its training step applies no update that is not
+    finite, so that the weights that made the bad loss are still there to be examined.
+
+    Args:
+      explain: called once the loss is bad, returns a sentence for the warning.
+    """
+
+    def __init__(self, explain: Callable[[], str]):
+        super().__init__()
+        self._explain = explain
+        self._monitor = "loss"
+        self._best = math.inf
+        self._weights: list[np.ndarray] | None = None
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is None or self.model.stop_training or math.isfinite(loss):
+            return
+        reason = self._explain()
+        if self._weights is not None:
+            self.model.set_weights(self._weights)
+        kept = "last" if self._weights is None else "best"
+        warnings.warn(
+            f"Training stopped at batch {batch}: the loss is not finite. {reason} "
+            f"The {kept} finite weights are kept.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        logs = logs or {}
+        if "val_loss" in logs and self._monitor == "loss":
+            self._monitor, self._best = "val_loss", math.inf
+        value = logs.get(self._monitor, math.nan)
+        if value < self._best:
+            self._best, self._weights = value, self.model.get_weights()
+
+
+def explain_non_finite(
+    distribution: tfd.Distribution, batches: Iterator[tuple[tf.Tensor, tf.Tensor | None]]
+) -> str:
+    """Say which layer makes the first value that is not finite, on the way from data to base.
+
+    Args:
+      distribution: what is trained.
+      batches: standardized events and their context, or None.
+    """
+    for x, context in itertools.islice(batches, 1000):  # A dataset may repeat without end.
+        given = distribution if context is None else distribution.given(context)
+        found = _first_bad_value(given, x) or _first_bad_gradient(given, x)
+        if found:
+            return found
+    return "It could not be found again on the data."
+
+
+def _first_bad_value(distribution: tfd.Distribution, x: tf.Tensor) -> str | None:
+    steps: list = []
+    base = distribution
+    if isinstance(distribution, _TransformedDistribution):
+        steps, base = chain_steps(distribution.bijector), distribution.distribution
+    event_ndims = distribution.event_shape.rank
+    for k, step in enumerate(steps, start=1):
+        x = tf.identity(x)  # Values from before the last update must not come from a cache.
+        inverse = step.inverse(x)
+        log_det = step.inverse_log_det_jacobian(x, event_ndims)
+        place = f"bijector {k} of {len(steps)} from the data, {step.name!r}"
+        if not _finite(inverse):
+            return f"The first layer to give {_kind(inverse)} is {place}."
+        if not _finite(log_det):
+            return f"The first layer to give {_kind(log_det)} is {place}, in its log-determinant."
+        x = inverse
+    log_prob = base.log_prob(x)
+    if not _finite(log_prob):
+        return f"The first to give {_kind(log_prob)} is the base distribution, {base.name!r}."
+    return None
+
+
+def _first_bad_gradient(distribution: tfd.Distribution, x: tf.Tensor) -> str | None:
+    variables = distribution.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = -tf.reduce_mean(distribution.log_prob(x))
+    gradients = dict(zip([v.ref() for v in variables], tape.gradient(loss, variables), strict=True))
+    # The gradient runs from the base back to the data: the base's side is where it breaks first.
+    for step in reversed(chain_steps(getattr(distribution, "bijector", None))):
+        for variable in getattr(step, "trainable_variables", ()):
+            gradient = gradients.get(variable.ref())
+            if gradient is not None and not _finite(gradient):
+                return (
+                    f"All values are finite, but not the gradient of {variable.name!r} in bijector "
+                    f"{step.name!r}."
+                )
+    return None
+
+
+def _finite(x: tf.Tensor) -> bool:
+    return bool(tf.reduce_all(tf.math.is_finite(x)))
+
+
+def _kind(x: tf.Tensor) -> str:
+    return "a NaN" if bool(tf.reduce_any(tf.math.is_nan(x))) else "an infinite value"
+
+
+def pack(x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, Any, Any]:
+    """The arguments for Keras, which drops `sample_weight` where there is no `y`.
+
+    Events then stand as `y`, behind a context without columns, which `unpack` takes off again.
+    """
+    if sample_weight is None or y is not None:
+        return x, y, sample_weight
+    if isinstance(x, tuple | list):
+        return *x, sample_weight
+    if not hasattr(x, "__array__"):
+        raise ValueError(
+            "`sample_weight` must be in the elements of a dataset, not beside it: "
+            "`(context, x, sample_weight)` or `(x, None, sample_weight)`."
+        )
+    return np.zeros((len(x), 0), "float32"), x, sample_weight
+
+
+def unpack(data: Any) -> tuple[Any, tf.Tensor | None]:
+    """A batch as Keras hands it over, as inputs for `FlowModel.call`, and sample weights."""
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if y is None:
+        return x, weight
+    return (y if x.shape[-1] == 0 else (x, y)), weight
+
+
+def batches(x: Any, y: Any, size: int = 1024) -> Iterator[tuple[Any, Any]]:
+    """Pairs of context (or None) and events from whatever `fit` takes, for one pass."""
+    if y is None and isinstance(x, tuple | list):
+        x, y = x
+    if hasattr(x, "__array__"):
+        x, y = np.asarray(x), None if y is None else np.asarray(y)
+        parts = [x] if y is None else [x, y]
+        x = (tuple(part[i : i + size] for part in parts) for i in range(0, len(x), size))
+    for batch in x:
+        inputs, _ = unpack(batch)
+        yield inputs if isinstance(inputs, tuple) else (None, inputs)
+
+
+def collect(x: Any, y: Any = None) -> tuple[Any, Any]:
+    """All context (or None) and all events of whatever `fit` takes, in memory."""
+    if not isinstance(x, tf.data.Dataset):
+        if y is None and isinstance(x, tuple | list):
+            return tuple(x)
+        return (None, x) if y is None else (x, y)
+    if x.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError("`x` must end. Received: a dataset that repeats forever")
+    contexts, events = zip(*batches(x, None), strict=True)
+    return None if contexts[0] is None else np.concatenate(contexts), np.concatenate(events)
