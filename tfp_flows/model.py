@@ -13,16 +13,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from tensorflow_probability.python.distributions.transformed_distribution import (
-    _TransformedDistribution,
-)
 
 from tfp_flows import export, serialization, training, variables
-from tfp_flows.distributions.flow import Flow, chain_steps, stateless_seed
+from tfp_flows.distributions.flow import Flow, stateless_seed
 from tfp_flows.networks import Conditioner
 from tfp_flows.standardize import Standardizer
 
-tfd, tfb = tfp.distributions, tfp.bijectors
+tfd = tfp.distributions
 
 __all__ = ["FlowModel"]
 
@@ -148,23 +145,16 @@ class FlowModel(keras.Model):
         return self.event_standardizer.inverse(z)
 
     def stages(self, context: Any | None = None) -> list[tfd.Distribution]:
-        """`Flow.stages` of the distribution, in its standardized units, then one in data units.
+        """`Flow.stages` of the distribution, in standardized units; `context` in data units.
 
         Raises:
           TypeError: the distribution is no `tfd.TransformedDistribution`.
         """
-        if not isinstance(self.distribution, _TransformedDistribution):
-            raise TypeError(
-                "`stages` needs a Flow or tfd.TransformedDistribution. "
-                f"Received: distribution={self.distribution!r}"
-            )
-        flow = Flow(self.distribution.distribution, self.distribution.bijector)
-        if context is not None:
-            flow = flow.given(self._standardize_context(context))
-        shift, scale = self.event_standardizer.shift, self.event_standardizer.scale
-        to_data = [tfb.Shift(shift.value), tfb.Scale(scale.value)]
-        steps = [*to_data, *chain_steps(flow.bijector)]
-        return [*flow.stages(), Flow(flow.distribution, tfb.Chain(steps), name="data_units")]
+        flow = self.distribution
+        if not hasattr(flow, "bijector"):
+            raise TypeError(f"`stages` needs a distribution with a bijector. Received: {flow!r}")
+        flow = Flow(flow.distribution, flow.bijector)
+        return flow.stages(None if context is None else self._standardize_context(context))
 
     def _standardize_context(self, context: Any) -> tf.Tensor:
         context = tf.convert_to_tensor(context)

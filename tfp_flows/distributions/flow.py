@@ -181,17 +181,13 @@ class Flow(_TransformedDistribution):
         # A new tensor is unknown to TFP's caches, which look inputs up by identity.
         return super()._log_prob(tf.identity(y))
 
-    def stages(self) -> list[tfd.Distribution]:
-        """The distribution after 0, 1, ..., K bijectors: the base first, then this flow's stages.
+    def stages(self, context: Any | None = None) -> list[tfd.Distribution]:
+        """The distribution after 0, 1, ..., K bijectors: the base first, the flow itself last.
 
         Every stage after the base is a `Flow` whose bijector is a `tfb.Chain` of those applied so
-        far, the last applied first. A conditional flow has stages once it is `given` its context.
-
-        Raises:
-          ValueError: the flow needs context.
+        far, the last applied first.
         """
-        self._conditioned(None)
-        steps = chain_steps(self.bijector)
+        steps = chain_steps(self._conditioned(context).bijector)
         return [self.distribution] + [
             Flow(self.distribution, tfb.Chain(steps[-k:]), name=f"stage_{k}")
             for k in range(1, len(steps) + 1)

@@ -117,9 +117,7 @@ def check_flow(
 def _check(laws: dict[str, Callable], case: Case, skip: Iterable[str]) -> None:
     unknown = set(skip) - set(laws)
     if unknown:
-        raise ValueError(
-            f"`skip` must name laws of {sorted(laws)}. Received: {sorted(unknown)}"
-        )
+        raise ValueError(f"`skip` must name laws of {sorted(laws)}. Received: {sorted(unknown)}")
     for name, law in laws.items():
         if name not in skip:
             law(case)

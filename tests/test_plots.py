@@ -1,0 +1,208 @@
+"""Every plot returns its Figure, draws on the Axes it is given, and shows what it says."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from matplotlib.figure import Figure
+
+from tfp_flows import Flow, FlowModel, bijectors, datasets, flows, plots
+
+tfd, tfb = tfp.distributions, tfp.bijectors
+
+
+@pytest.fixture(scope="module")
+def banana() -> Flow:
+    base = tfd.MultivariateNormalDiag([0.0, 0.0])
+    steps = [bijectors.ShiftAndCube(0.3), tfb.Invert(bijectors.Rotation2D(0.5)), tfb.Scale(0.5)]
+    return Flow(base, tfb.Chain(steps))
+
+
+@pytest.fixture(scope="module")
+def faithful() -> tuple[FlowModel, np.ndarray]:
+    x, _ = datasets.faithful()
+    model = FlowModel(flows.real_nvp(2, layers=2, hidden_units=(8,), seed=0))
+    model.adapt(x)
+    return model, x
+
+
+@pytest.fixture(scope="module")
+def conditional() -> Flow:
+    return flows.real_nvp(2, layers=2, hidden_units=(8,), context_size=1, seed=0)
+
+
+@pytest.fixture
+def line() -> Flow:
+    return Flow(tfd.Sample(tfd.Normal(0.0, 1.0), 1), bijectors.BimodalSoftsign())
+
+
+def test_no_figure_stays_open(banana, faithful, line):
+    model, x = faithful
+    figures = [
+        plots.stages(banana),
+        plots.density(banana),
+        plots.samples(model, x),
+        plots.marginals(model, x),
+        plots.history({"loss": [2.0, 1.0]}),
+        plots.density(line),
+    ]
+    assert all(isinstance(figure, Figure) for figure in figures)
+    assert plt.get_fignums() == []
+
+
+def test_stages_draws_every_stage_under_its_name(banana):
+    figure = plots.stages(banana)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["0: base", "1: Scale", "2: inverse of Rotation2D", "3: ShiftAndCube"]
+    assert all(axis.get_aspect() == 1 for axis in figure.axes)
+    for axis, stage in zip(figure.axes, banana.stages(), strict=True):
+        image = axis.images[0]
+        left, right, bottom, top = image.get_extent()
+        rows, columns = image.get_array().shape
+        x = left + (right - left) * 0.5 / columns
+        y = bottom + (top - bottom) * (rows // 2 + 0.5) / rows
+        expected = stage.prob(np.array([x, y], "float32"))
+        np.testing.assert_allclose(image.get_array()[rows // 2, 0], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_stages_of_plain_tfp_distributions_and_models(banana, faithful):
+    plain = tfd.TransformedDistribution(banana.distribution, banana.bijector)
+    assert len(plots.stages(plain).axes) == 4
+    assert [a.get_title() for a in plots.stages(faithful[0]).axes] == [
+        "0: base",
+        "1: Coupling",
+        "2: Coupling",
+    ]
+
+
+def test_stages_thins_many_layers_and_keeps_first_and_last():
+    base = tfd.MultivariateNormalDiag([0.0, 0.0])
+    flow = Flow(base, tfb.Chain([bijectors.Rotation2D(0.1) for _ in range(16)]))
+    titles = [a.get_title() for a in plots.stages(flow, max_stages=5, resolution=20).axes]
+    assert titles[0] == "0: base" and titles[-1] == "16: Rotation2D" and len(titles) == 5
+
+
+def test_stages_in_one_and_five_dimensions(line):
+    figure = plots.stages(line)
+    curve = figure.axes[1].lines[0]
+    x, y = curve.get_data()
+    np.testing.assert_allclose(y, line.prob(x[:, None].astype("float32")), rtol=1e-4, atol=1e-6)
+    five = flows.real_nvp(5, layers=2, hidden_units=(4,))
+    axis = plots.stages(five, columns=(3, 1), n=50).axes[0]
+    assert axis.collections[0].get_offsets().shape == (50, 2)
+
+
+def test_stages_follows_points_with_colours(banana):
+    first, *_, last = plots.stages(banana, kind="samples", n=100).axes
+    colours = [axis.collections[0].get_facecolors() for axis in (first, last)]
+    np.testing.assert_array_equal(*colours)
+    assert len(np.unique(colours[0], axis=0)) == 4
+
+
+def test_stages_given_context_in_data_units():
+    model = FlowModel(flows.real_nvp(2, layers=1, hidden_units=(4,), context_size=1, seed=0))
+    rng = np.random.default_rng(0)
+    context = rng.normal(100, 10, (50, 1)).astype("float32")
+    model.adapt(context, rng.normal(size=(50, 2)).astype("float32"))
+    for variable in model.distribution.trainable_variables:
+        variable.assign_add(0.3 * rng.normal(size=variable.shape))
+    drawn = plots.stages(model, context=context[0], resolution=10).axes[1].images[0]
+    z = (context[0] - context.mean()) / context.std()
+    expected = plots.stages(model.distribution.given(z), resolution=10).axes[1].images[0]
+    np.testing.assert_allclose(drawn.get_array(), expected.get_array(), rtol=1e-3)
+
+
+def test_density_is_the_density_with_data_over_it(faithful):
+    model, x = faithful
+    figure = plots.density(model, data=x, columns=["eruption", "waiting"])
+    axis, bar = figure.axes
+    image = axis.images[0]
+    left, right, bottom, top = image.get_extent()
+    pixel = (right - left) * (top - bottom) / image.get_array().size
+    np.testing.assert_allclose(image.get_array().sum() * pixel, 1.0, atol=0.03)
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("eruption", "waiting")
+    assert bar.get_ylabel() == "density"
+    np.testing.assert_allclose(axis.collections[0].get_offsets(), x)
+    # Minutes of 1 to 6 against minutes of 40 to 100: equal axes would be a needle.
+    assert axis.get_aspect() == "auto"
+
+
+def test_samples_beside_data_within_the_same_limits(faithful):
+    model, x = faithful
+    data, drawn = plots.samples(model, x, n=100).axes
+    assert (data.get_title(), drawn.get_title()) == ("data", "samples")
+    assert data.get_xlim() == drawn.get_xlim() and data.get_ylim() == drawn.get_ylim()
+    np.testing.assert_allclose(
+        drawn.collections[0].get_offsets(), model.sample(100, seed=0), rtol=1e-5
+    )
+
+
+def test_samples_of_many_columns_is_a_grid():
+    flow = flows.real_nvp(6, layers=2, hidden_units=(4,))
+    figure = plots.samples(flow, n=50)
+    assert len([axis for axis in figure.axes if axis.get_visible()]) == 10  # 4 + 3 + 2 + 1
+    assert len(plots.samples(flow, n=50, columns=[5, 0, 2]).axes) == 9
+
+
+def test_marginals_count_the_data(faithful):
+    model, x = faithful
+    figure = plots.marginals(model, x, columns=["eruption", "waiting"])
+    assert [axis.get_title() for axis in figure.axes] == ["eruption", "waiting"]
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["data", "flow"]
+
+
+def test_conditional_flows_need_their_context(conditional):
+    with pytest.raises(ValueError, match="`context` is missing"):
+        plots.density(conditional)
+    assert plots.density(conditional, context=[0.5], resolution=10).axes
+    rows = np.zeros((7, 1))
+    assert plots.samples(conditional, np.zeros((7, 2)), context=rows, n=20).axes
+
+
+def test_history_marks_the_best_epoch(tmp_path):
+    logs = {"loss": [90.0, 3.0, 2.0, 1.5, 1.2], "val_loss": [80.0, 3.1, 2.2, 2.0, 2.4]}
+    axis = plots.history(logs).axes[0]
+    assert "best: 2 in epoch 4" in [text.get_text() for text in axis.get_legend().get_texts()]
+    path = tmp_path / "history.csv"
+    path.write_text("epoch,loss,val_loss\n0,3.0,3.5\n1,2.0,2.5\n")
+    np.testing.assert_allclose(plots.history(path).axes[0].lines[1].get_ydata(), [3.5, 2.5])
+
+
+def test_axes_of_the_user(banana, faithful):
+    model, x = faithful
+    figure, axes = plt.subplots(2, 2)
+    try:
+        assert plots.stages(banana, ax=axes, resolution=10) is figure
+        assert plots.density(model, ax=axes[0, 0], resolution=10) is figure
+        assert plots.marginals(model, x, ax=axes[0]) is figure
+        assert plots.history({"loss": [1.0, 0.5]}, ax=axes[1, 1]) is figure
+    finally:
+        plt.close(figure)
+
+
+BAD = {
+    "no flow": (lambda f: plots.density(3), "`flow` must have `log_prob`"),
+    "3-D density": (lambda f: plots.density(flows.real_nvp(3, layers=1)), "one or two dimensions"),
+    "kind": (lambda f: plots.stages(f, kind="contour"), "`kind` must be"),
+    "max_stages": (lambda f: plots.stages(f, max_stages=1), "`max_stages`"),
+    "column": (lambda f: plots.samples(f, columns=[2]), "`columns` must be"),
+    "width": (lambda f: plots.samples(f, np.zeros((4, 3))), r"`data` must have shape \(N, 2\)"),
+    "nan": (lambda f: plots.density(f, data=np.full((4, 2), np.nan)), "`data` must be finite"),
+    "extent": (lambda f: plots.density(f, extent=(1, 0, 0, 1)), "`extent` must be"),
+    "axes": (lambda f: plots.stages(f, ax=[None]), "`ax` must hold"),
+    "history": (lambda f: plots.history({"val_loss": [1.0]}), "`history` must hold"),
+    "no bijector": (lambda f: plots.stages(tfd.Normal(0.0, 1.0)), "with a bijector"),
+    "batch": (
+        lambda f: plots.density(tfd.Normal(tf.zeros(2), 1.0)),
+        "`flow` must have no batch shape",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_arguments_raise(name, banana):
+    call, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        call(banana)

@@ -1,0 +1,328 @@
+"""Pictures of flows: `stages`, `density`, `samples`, `marginals` and `history`.
+
+Every function returns the Figure it drew on, takes `ax=` to draw on Axes of yours (one, or an array
+of one a panel) and never calls `plt.show`. A new figure is not on pyplot's list of open figures: a
+notebook shows it once, as the value of a cell, and `figure.savefig("a.png")` writes it. For a
+window, bring Axes from `plt.subplots`.
+
+The arguments that they share, and a ValueError that names the argument if one is wrong:
+
+  flow: a `Flow`, a `FlowModel` (drawn in the units of its data) or any `tfd.Distribution` of
+    vectors (D,) or numbers (D = 1), without a batch shape.
+  data: array or data frame, (N, D), or (N,) if D = 1.
+  context: what the flow is conditioned on, (C,). `samples` and `marginals` also take (N, C) and
+    draw from these N conditionals in turn, as it takes to be compared with `data`.
+  columns: names of all D columns (a data frame has its own), or indices of the columns to draw.
+  extent: limits, (left, right) in 1-D and (left, right, bottom, top) in 2-D. Unless given, they
+    hold the bulk of the samples and of the data: outliers don't count.
+  resolution: points along each axis at which the density is evaluated.
+  seed: integer; the same seed draws the same picture.
+  ax: Axes to draw on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tfp_flows.plots.drawing import (
+    DATA_COLOR,
+    FLOW_COLOR,
+    View,
+    axes_for,
+    draw_density,
+    draw_histogram,
+    draw_scatter,
+    frame,
+    limits_of,
+    named_stages,
+    read_table,
+    thin,
+)
+
+if TYPE_CHECKING:  # otherwise imported when a figure is made: `import tfp_flows` stays light
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["density", "history", "marginals", "samples", "stages"]
+
+_QUADRANTS = np.array(["#0072b2", "#e69f00", "#cc79a7", "#009e73"])  # safe for the colour-blind
+
+
+def stages(
+    flow: Any,
+    *,
+    context: Any = None,
+    kind: Literal["density", "samples"] | None = None,
+    columns: Sequence[int] = (0, 1),
+    extent: Sequence[float] | None = None,
+    n: int = 2000,
+    resolution: int = 120,
+    max_stages: int = 9,
+    seed: int = 0,
+    ax: Any = None,
+) -> Figure:
+    """Draw the distribution after 0, 1, ..., K bijectors: how the flow gets its shape.
+
+    One panel a stage, with the bijector that leads to it as title: "0: base", "1: ShiftAndCube".
+    1-D: the exact density, over a histogram of samples. 2-D: the exact density as a heat map, in
+    each panel with a scale of its own. More dimensions: samples of two columns.
+
+    Args:
+      flow: a `Flow`, a `tfd.TransformedDistribution`, or a `FlowModel` of one (drawn in the
+        standardized units in which its bijectors work). A `tfb.Chain` is taken apart.
+      kind: "samples" draws the same `n` points at each stage, coloured by the quadrant of the base
+        that they come from, which shows where each goes. Unless given, "density" if D <= 2.
+      columns: indices of the two columns to draw, if D > 2.
+      n: number of samples.
+      max_stages: of more stages, so many are drawn, evenly spaced, with the first and the last.
+      context, extent, resolution, seed, ax: see the module; `extent` holds for every panel.
+
+    Returns:
+      The Figure.
+
+    Example:
+      >>> base = tfd.MultivariateNormalDiag([0.0, 0.0])
+      >>> flow = Flow(base, tfb.Chain([bijectors.Rotation2D(0.8), bijectors.ShiftAndCube(0.5)]))
+      >>> plots.stages(flow).savefig("stages.png")
+    """
+    if kind not in (None, "density", "samples"):
+        raise ValueError(f"`kind` must be 'density' or 'samples'. Received: kind={kind!r}")
+    if max_stages < 2:
+        raise ValueError(f"`max_stages` must be at least 2. Received: max_stages={max_stages}")
+    every = named_stages(flow, context)
+    shown = np.linspace(0, len(every) - 1, min(max_stages, len(every))).round().astype(int)
+    # One seed for all: row i of every stage's samples is the same point of the base, pushed on.
+    views = [View(every[k][1], None, n, seed) for k in shown]
+    size = views[-1].size
+    if kind == "density" and size > 2:
+        raise ValueError(f"`kind` must be 'samples' if D > 2. Received: kind='density', D={size}")
+    pair = read_table(None, columns, size)[1] if size > 1 else [0]
+    if len(pair) != min(size, 2):
+        raise ValueError(f"`columns` must be two indices. Received: columns={columns!r}")
+
+    axes = axes_for(ax, len(views), (2.8, 2.2) if size == 1 else (2.5, 2.6))
+    start = views[0].samples[:, pair] > np.median(views[0].samples[:, pair], axis=0)
+    for axis, k, view in zip(axes, shown, views, strict=True):
+        points = view.samples[:, pair]
+        limits = limits_of([points], extent, square=True)
+        if size == 1:
+            draw_histogram(axis, points[:, 0], limits[0], DATA_COLOR)
+        if size <= 2 and kind != "samples":
+            draw_density(axis, view, limits, resolution)
+        elif size > 1:
+            draw_scatter(axis, points, _QUADRANTS[start @ [1, 2]])
+        frame(axis, limits, title=f"{k}: {every[k][0]}")
+    return axes[0].figure.figure
+
+
+def density(
+    flow: Any,
+    *,
+    data: Any = None,
+    context: Any = None,
+    columns: Sequence[str] | None = None,
+    extent: Sequence[float] | None = None,
+    resolution: int = 200,
+    colorbar: bool = True,
+    seed: int = 0,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw the exact density, in 1-D as a curve, in 2-D as a heat map, and the data with it.
+
+    The density is per unit of x in 1-D and of area in 2-D. Where a sharp peak would leave the rest
+    of a heat map dark, its scale ends at the level below which 99 % of the probability lies, and
+    the colour bar has an arrow.
+
+    Args:
+      flow: of one or two dimensions.
+      data: shown as a histogram in 1-D, as points in 2-D (2,000 at most).
+      columns: names of the columns, for the axes.
+      colorbar: whether to add a colour bar to a heat map.
+      context, extent, resolution, seed, ax: see the module.
+
+    Returns:
+      The Figure.
+
+    Example:
+      >>> plots.density(model, data=x, columns=["eruption (min)", "waiting (min)"])
+    """
+    view = View(flow, context, 2000, seed)
+    if view.size > 2:
+        raise ValueError(
+            "`flow` must have one or two dimensions: see `samples` and `marginals` for more. "
+            f"Received: flow={flow!r}, with D={view.size}"
+        )
+    data, chosen, names = read_table(data, columns, view.size)
+    if chosen != list(range(view.size)):
+        raise ValueError(f"`columns` must be names of all columns. Received: columns={columns!r}")
+    limits = limits_of([view.samples, data], extent)
+    axis = axes_for(ax, 1, (4.8, 3.2) if view.size == 1 else (4.8, 4.0))[0]
+    drawn = draw_density(axis, view, limits, resolution)
+    if view.size == 1:
+        if data is not None:
+            draw_histogram(axis, data[:, 0], limits[0], DATA_COLOR, "data")
+        frame(axis, limits, xlabel=names[0], ylabel="density", legend=data is not None)
+        return axis.figure.figure
+    if data is not None:
+        draw_scatter(axis, thin(data, 2000), "white", "data")
+    frame(axis, limits, xlabel=names[0], ylabel=names[1])
+    if colorbar:
+        above = drawn.get_array().max() > drawn.norm.vmax
+        bar = axis.figure.colorbar(drawn, ax=axis, extend="max" if above else "neither")
+        bar.set_label("density", size=9)
+        bar.ax.tick_params(labelsize=8)
+    return axis.figure.figure
+
+
+def samples(
+    flow: Any,
+    data: Any = None,
+    *,
+    n: int = 1000,
+    context: Any = None,
+    columns: Sequence[str] | Sequence[int] | None = None,
+    seed: int = 0,
+    ax: Any = None,
+) -> Figure:
+    """Draw samples and data, no more of one than of the other, within the same limits.
+
+    1-D: histograms. 2-D: two panels, or both in one if `ax` is one Axes. More dimensions: a grid
+    with a panel for each pair of columns and histograms on its diagonal.
+
+    Args:
+      flow: of any number of dimensions.
+      data: `n` rows of it at most are drawn, evenly spaced.
+      n: number of samples.
+      columns: names or indices; the first four are drawn unless indices are given.
+      context, seed, ax: see the module; a grid of k columns takes k * k Axes.
+
+    Returns:
+      The Figure.
+
+    Example:
+      >>> plots.samples(model, x, n=2000)
+    """
+    view = View(flow, context, n, seed, mixture=True)
+    data, chosen, names = read_table(data, columns, view.size, at_most=4)
+    tables = [("samples", view.samples[:, chosen], FLOW_COLOR)]
+    if data is not None:
+        tables.insert(0, ("data", thin(data, n)[:, chosen], DATA_COLOR))
+    limits, k = limits_of([table for _, table, _ in tables]), len(chosen)
+    if k == 2:
+        apart = len(tables) == 2 and (ax is None or np.size(ax) > 1)
+        axes = axes_for(ax, 2 if apart else 1, (3.4, 3.4))
+        for axis, (label, table, color) in zip(np.resize(axes, len(tables)), tables, strict=True):
+            draw_scatter(axis, table, FLOW_COLOR if apart else color, label)
+            title, legend = (label, False) if apart else ("", len(tables) == 2)
+            frame(axis, limits, title=title, xlabel=names[0], ylabel=names[1], legend=legend)
+        return axes[0].figure.figure
+
+    axes = axes_for(ax, k * k, (4.8, 3.2) if k == 1 else (1.9, 1.8), per_row=k).reshape(k, k)
+    for (i, j), axis in np.ndenumerate(axes):
+        if j > i:
+            axis.set_visible(False)
+            continue
+        for label, table, color in tables:
+            if i == j:
+                draw_histogram(axis, table[:, i], limits[i], color, label)
+            else:
+                draw_scatter(axis, table[:, [j, i]], color)
+        bottom, left = names[j] if i == k - 1 else "", names[i] if j == 0 < i else ""
+        legend = i == j == 0 and len(tables) == 2
+        within = limits[[j]] if i == j else limits[[j, i]]
+        frame(axis, within, xlabel=bottom, ylabel=left, legend=legend, equal=False)
+    return axes[0, 0].figure.figure
+
+
+def marginals(
+    flow: Any,
+    data: Any = None,
+    *,
+    n: int = 5000,
+    context: Any = None,
+    columns: Sequence[str] | Sequence[int] | None = None,
+    seed: int = 0,
+    ax: Any = None,
+) -> Figure:
+    """Draw the distribution of each column, of the data in grey and of the samples as an outline.
+
+    A 1-D flow is drawn by its exact density, unless its context is (N, C).
+
+    Args:
+      flow: of any number of dimensions.
+      n: number of samples.
+      columns: names or indices; the first twelve are drawn unless indices are given.
+      data, context, seed, ax: see the module.
+
+    Returns:
+      The Figure, with one panel a column.
+
+    Example:
+      >>> plots.marginals(model, x, columns=["eruption (min)", "waiting (min)"])
+    """
+    view = View(flow, context, n, seed, mixture=True)
+    data, chosen, names = read_table(data, columns, view.size, at_most=12)
+    axes = axes_for(ax, len(chosen), (4.8, 3.2) if len(chosen) == 1 else (2.8, 2.2))
+    for axis, column, name in zip(axes, chosen, names, strict=True):
+        points = view.samples[:, [column]]
+        limits = limits_of([points, None if data is None else data[:, [column]]])
+        if data is not None:
+            draw_histogram(axis, data[:, column], limits[0], DATA_COLOR, "data")
+        if view.size == 1 and np.ndim(context) < 2:
+            draw_density(axis, view, limits, 400)
+        else:
+            draw_histogram(axis, points[:, 0], limits[0], FLOW_COLOR, "flow")
+        frame(axis, limits, title=name, legend=axis is axes[0] and data is not None)
+    return axes[0].figure.figure
+
+
+def history(history: Any, *, ax: Axes | None = None) -> Figure:
+    """Draw the losses of training and validation, in nats, over the epochs, and mark the best.
+
+    The best epoch has the least validation loss, or training loss if there was no validation.
+    Epochs far worse than the rest, such as the first, may lie above the picture.
+
+    Args:
+      history: what `model.fit` returned, a dictionary as its `.history`, or the path of a file
+        that Keras' `CSVLogger` wrote.
+      ax: see the module.
+
+    Returns:
+      The Figure.
+
+    Example:
+      >>> plots.history(model.fit(x, epochs=100, validation_split=0.1))
+    """
+    if isinstance(history, (str, os.PathLike)):
+        table = np.genfromtxt(history, delimiter=",", names=True, ndmin=1)
+        logs = {name: table[name] for name in table.dtype.names}
+    else:
+        logs = getattr(history, "history", history)
+    losses = {name: np.asarray(logs[name], float) for name in ("loss", "val_loss") if name in logs}
+    losses = {name: values for name, values in losses.items() if np.isfinite(values).any()}
+    if "loss" not in losses:
+        raise ValueError(f"`history` must hold a finite 'loss'. Received: keys {sorted(logs)}")
+    epochs = logs.get("epoch", getattr(history, "epoch", range(len(losses["loss"]))))
+
+    axis = axes_for(ax, 1, (4.8, 3.2))[0]
+    for name, values in losses.items():
+        label, color = ("training", DATA_COLOR) if name == "loss" else ("validation", FLOW_COLOR)
+        every = len(epochs) // len(values)  # more than 1 with `validation_freq`
+        at = 1 + np.asarray(epochs)[every - 1 :: every]
+        axis.plot(at, values, color=color, label=label)
+    best = int(np.nanargmin(values))
+    label = f"best: {values[best]:.4g} in epoch {at[best]:g}"
+    axis.plot(at[best], values[best], "o", color=color, label=label)
+    both = np.concatenate(list(losses.values()))
+    both = both[np.isfinite(both)]
+    low, bulk, top = both.min(), np.quantile(both, 0.9), both.max()
+    if top - low > 3 * (bulk - low) > 0:
+        top = bulk + 0.25 * (bulk - low)
+    margin = 0.06 * (top - low) or 0.1
+    axis.set_ylim(low - margin, top + margin)
+    frame(axis, (), xlabel="epoch", ylabel="negative log-likelihood (nats)", legend=True)
+    return axis.figure.figure

@@ -1,0 +1,215 @@
+"""What the pictures of `tfp_flows.plots` are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_flows.distributions.flow import Flow, chain_steps
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+tfd, tfb = tfp.distributions, tfp.bijectors
+
+FLOW_COLOR, DATA_COLOR = "#2a788e", "#b0b0b0"  # Teal, from the middle of viridis, and grey.
+
+
+class View:
+    """What pictures need of a flow: samples (n, D), drawn once, and the density, all in NumPy."""
+
+    def __init__(self, flow: Any, context: Any, n: int, seed: int, mixture: bool = False):
+        if not (hasattr(flow, "log_prob") and hasattr(flow, "sample")):
+            raise ValueError(f"`flow` must have `log_prob` and `sample`. Received: flow={flow!r}")
+        self._flow, self._kwargs, rows = flow, {}, ()
+        if context is not None:
+            if isinstance(flow, tfd.Distribution) and not isinstance(flow, Flow):
+                raise ValueError(f"`context` must be None, TFP would ignore it, for flow={flow!r}")
+            context = np.asarray(context)
+            if context.ndim != 1 and not (mixture and context.ndim == 2 and len(context)):
+                shapes = "(C,) or (N, C)" if mixture else "(C,)"
+                raise ValueError(f"`context` must be {shapes}. Received: shape={context.shape}")
+            if context.ndim == 2:
+                context = thin(context, n)
+                rows, n = (len(context),), math.ceil(n / len(context))
+            self._kwargs = {"context": context}
+        # Two integers are a stateless seed for TFP. With one, samples change from call to call.
+        drawn = np.asarray(flow.sample(n, seed=tf.constant([0, seed]), **self._kwargs))
+        self._event = drawn.shape[1 + len(rows) :]
+        if len(self._event) > 1:
+            raise ValueError(f"`flow` must have events (D,) and no batch. Received: flow={flow!r}")
+        self.size, self._dtype = math.prod(self._event), drawn.dtype
+        self.samples = drawn.reshape(-1, self.size).astype(float)
+        if not np.isfinite(self.samples).all(axis=1).any():
+            raise ValueError(f"`flow` must have finite samples. Received: flow={flow!r}")
+
+    def density(self, points: np.ndarray) -> np.ndarray:
+        """The density (N,) at the points (N, D)."""
+        # Not in a tf.function, which would be traced for each panel and used only once.
+        points = tf.constant(points.reshape(-1, *self._event), self._dtype)
+        log_prob = np.asarray(self._flow.log_prob(points, **self._kwargs), float)
+        if log_prob.shape != points.shape[:1]:
+            raise ValueError(f"`flow` must have no batch shape. Received: flow={self._flow!r}")
+        return np.exp(log_prob)
+
+
+def named_stages(flow: Any, context: Any) -> list[tuple[str, tfd.Distribution]]:
+    """A name and a distribution after each of 0, 1, ..., K bijectors."""
+    distribution = getattr(flow, "distribution", None) if hasattr(flow, "fit") else flow
+    if not hasattr(distribution, "bijector"):
+        raise ValueError(f"`flow` must be a flow with a bijector. Received: flow={flow!r}")
+    if not hasattr(flow, "stages"):
+        flow = Flow(distribution.distribution, distribution.bijector)
+
+    def title(bijector: tfb.Bijector) -> str:
+        kind = type(bijector).__name__.lstrip("_")  # TFP has both `Invert` and `_Invert`.
+        if kind == "Invert":
+            return f"inverse of {title(bijector.bijector)}"
+        given = bijector.name.rstrip("_0123456789").replace("_", "") != kind.lower()
+        return bijector.name if given else kind
+
+    titles = ["base", *(title(step) for step in reversed(chain_steps(distribution.bijector)))]
+    return list(zip(titles, flow.stages(context), strict=True))
+
+
+def read_table(
+    data: Any, columns: Any, size: int, at_most: int | None = None
+) -> tuple[np.ndarray | None, list[int], list[str]]:
+    """Returns the data as (N, D), the indices of the columns to draw, and their names."""
+    names, chosen = [f"x{i}" for i in range(size)], list(range(size))
+    if data is not None:
+        names = [str(name) for name in getattr(data, "columns", names)]
+        data = np.asarray(data, float)
+        data = data[:, None] if data.ndim == size == 1 else data
+        if data.shape != (len(data), size) or not len(data):
+            raise ValueError(f"`data` must have shape (N, {size}). Received: shape={data.shape}")
+        if not np.isfinite(data).all():
+            raise ValueError(f"`data` must be finite. Received: {np.argwhere(~np.isfinite(data))}")
+    if columns is None:
+        chosen = chosen[:at_most]
+    elif len(columns) == size and all(isinstance(column, str) for column in columns):
+        chosen, names = chosen[:at_most], list(columns)
+    elif len(columns) and all(column in chosen for column in columns):
+        chosen = list(columns)
+    else:
+        raise ValueError(
+            f"`columns` must be {size} names or be indices from 0 to {size - 1}. "
+            f"Received: columns={columns!r}"
+        )
+    return data, chosen, [names[i] for i in chosen]
+
+
+def thin(points: np.ndarray, n: int) -> np.ndarray:
+    """At most n rows, evenly spaced."""
+    return points[:: math.ceil(len(points) / n)]
+
+
+def limits_of(
+    tables: Sequence[np.ndarray | None], extent: Any = None, square: bool = False
+) -> np.ndarray:
+    """Limits (D, 2): those asked for, or such that they hold the bulk of each table."""
+    finite = [x[np.isfinite(x).all(axis=1)] for x in tables if x is not None]
+    if extent is not None:
+        limits = np.asarray(extent, float).reshape(-1, 2)
+        if len(limits) != finite[0].shape[1] or not (limits[:, 0] < limits[:, 1]).all():
+            raise ValueError(
+                "`extent` must be (left, right) or, in 2-D, (left, right, bottom, top), "
+                f"with left < right and bottom < top. Received: extent={extent!r}"
+            )
+        return limits
+    low = np.min([np.quantile(x, 0.005, axis=0) for x in finite], axis=0)
+    high = np.max([np.quantile(x, 0.995, axis=0) for x in finite], axis=0)
+    width = np.where(high > low, high - low, 1.0)
+    half = 0.62 * (width.max() if square else width)
+    return np.stack([(low + high) / 2 - half, (low + high) / 2 + half], axis=-1)
+
+
+def axes_for(
+    ax: Any, count: int, cell: tuple[float, float], per_row: int | None = None
+) -> np.ndarray:
+    """The Axes that the user brought, or new ones; a cell is (width, height) in inches."""
+    if ax is not None:
+        axes = np.ravel(np.asarray(ax, dtype=object))
+        if len(axes) != count:
+            raise ValueError(f"`ax` must hold one Axes a panel, {count}. Received: {len(axes)}")
+        return axes
+    import matplotlib.pyplot as plt
+
+    per_row = per_row or (count if count <= 4 else min((3, 4), key=lambda width: -count % width))
+    rows = math.ceil(count / per_row)
+    # pyplot makes the figure, which is how a notebook learns to show figures, and forgets it at
+    # once: a notebook would show it again at the end of the cell, and pyplot would keep it forever.
+    with plt.ioff():
+        figure = plt.figure(figsize=(cell[0] * per_row, cell[1] * rows), layout="constrained")
+    plt.close(figure)
+    axes = figure.subplots(rows, per_row, squeeze=False).ravel()
+    for spare in axes[count:]:
+        spare.remove()
+    return axes[:count]
+
+
+def frame(
+    axis: Axes,
+    limits: Any,
+    *,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    legend: bool = False,
+    equal: bool = True,
+) -> None:
+    """Sets limits and words; if `equal`, x and y get one scale where their ranges are alike."""
+    for limit, set_limit in zip(limits, (axis.set_xlim, axis.set_ylim), strict=False):
+        set_limit(limit)
+    if len(limits) == 2:
+        width, height = np.diff(limits, axis=1)[:, 0]
+        alike = equal and 1 / 3 <= width / height <= 3
+        axis.set_aspect("equal" if alike else "auto")
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel(xlabel, fontsize=9)
+    axis.set_ylabel(ylabel, fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.locator_params(nbins=5)
+    if legend:
+        axis.legend(fontsize=8)
+
+
+def draw_density(axis: Axes, view: View, limits: np.ndarray, resolution: int) -> Any:
+    """Draws the density, a curve in 1-D and an image in 2-D, and returns what it drew."""
+    # At the middle of each pixel, so that pixels times their area sum to a probability.
+    steps = (np.arange(resolution) + 0.5) / resolution
+    ticks = [low + (high - low) * steps for low, high in limits]
+    values = view.density(np.stack([x.ravel() for x in np.meshgrid(*ticks)], axis=-1))
+    if len(limits) == 1:
+        return axis.plot(ticks[0], values, color=FLOW_COLOR, label="flow")[0]
+    ranked = np.sort(np.where(np.isfinite(values), values, 0.0))
+    level = ranked[np.searchsorted(ranked.cumsum(), 0.99 * ranked.sum())]
+    return axis.imshow(
+        values.reshape(resolution, resolution),
+        extent=limits.ravel(),
+        origin="lower",
+        interpolation="bilinear",
+        cmap="viridis",
+        vmin=0.0,
+        vmax=ranked[-1] if ranked[-1] <= 2 * level else level,
+    )
+
+
+def draw_histogram(
+    axis: Axes, values: np.ndarray, limits: np.ndarray, color: str, label: str | None = None
+) -> None:
+    """Draws a histogram, filled if of data, that adds up to the share of values within limits."""
+    edges = np.linspace(*limits, 1 + int(np.clip(len(values) ** 0.5, 12, 50)))
+    weights = np.full(len(values), 1 / (len(values) * (edges[1] - edges[0])))
+    kind = "stepfilled" if color == DATA_COLOR else "step"
+    axis.hist(values, edges, weights=weights, color=color, label=label, histtype=kind)
+
+
+def draw_scatter(axis: Axes, points: np.ndarray, color: Any, label: str | None = None) -> None:
+    # Rasterized: a PDF or SVG with thousands of circles is slow to open.
+    axis.scatter(*points.T, s=6, c=color, linewidths=0, alpha=0.7, label=label, rasterized=True)
