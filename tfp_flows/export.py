@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import keras
 import tensorflow as tf
-
-if TYPE_CHECKING:
-    from tfp_flows.model import FlowModel
 
 __all__ = ["export"]
 
 
-def export(model: FlowModel, path: str) -> None:
-    """Save `model.log_prob` and `model.sample` as functions and signatures of a SavedModel."""
+def export(model: keras.Model, path: str) -> None:
+    """Save a FlowModel's `log_prob` and `sample` as functions and signatures of a SavedModel."""
     dtype = model.event_dtype
     x = tf.TensorSpec([None, *model.distribution.event_shape], dtype, name="x")
     n = tf.TensorSpec([], tf.int32, name="n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -10,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_flows import export, serialization, training, variables
+from tfp_flows import export, guard, serialization, variables
+from tfp_flows.batches import collect
 from tfp_flows.distributions.flow import Flow, stateless_seed
 from tfp_flows.networks import Conditioner
 from tfp_flows.standardize import Standardizer
+from tfp_flows.training import MaximumLikelihood
 
 tfd = tfp.distributions
 
@@ -25,7 +25,7 @@ __all__ = ["FlowModel"]
 
 
 @keras.saving.register_keras_serializable("tfp_flows")
-class FlowModel(keras.Model):
+class FlowModel(MaximumLikelihood):
     """Train, evaluate and save a distribution with `keras.Model`'s methods, by maximum likelihood.
 
     The loss is the mean negative log-likelihood in nats, plus the regularization losses of the
@@ -116,7 +116,7 @@ class FlowModel(keras.Model):
         Raises:
           ValueError: a value is not finite, there is only one row, or a column is constant.
         """
-        context, events = training.collect(x, y)
+        context, events = collect(x, y)
         if context is not None and self.context_standardizer is None:
             raise ValueError("`adapt` was given context, but the distribution takes none.")
         self.event_standardizer.adapt(events, "x" if context is None else "y")
@@ -165,179 +165,16 @@ class FlowModel(keras.Model):
             )
         return self.context_standardizer(context)
 
-    # Keras.
-
-    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        """`log_prob` of `x`, or of `(context, x)`."""
-        context, x = inputs if isinstance(inputs, tuple | list) else (None, inputs)
-        return self.log_prob(x, context)
-
-    def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ) -> tf.Tensor:
-        """Mean negative log-likelihood; with the layers' losses in training."""
-        loss = -y_pred
-        if sample_weight is not None:
-            loss *= tf.reshape(tf.cast(sample_weight, loss.dtype), tf.shape(loss))
-        loss = tf.reduce_mean(loss)
-        if training:
-            loss += sum(tf.cast(penalty, loss.dtype) for penalty in self.losses)
-        return loss
-
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One update, which is left out if loss or gradients are not finite."""
-        inputs, weight = training.unpack(data)
-        weights = self.trainable_weights
-        with tf.GradientTape() as tape:
-            log_prob = self(inputs, training=True)
-            loss = self.compute_loss(inputs, None, log_prob, weight, training=True)
-            scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, weights)
-        finite = tf.math.is_finite(loss)
-        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            # That optimizer meets infinite gradients in its search for a scale, and skips them.
-            finite &= tf.reduce_all(
-                [tf.reduce_all(tf.math.is_finite(g)) for g in gradients if g is not None]
-            )
-
-        def update() -> None:
-            self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-
-        tf.cond(finite, update, lambda: None)
-        loss = tf.where(finite, loss, tf.constant(np.nan, loss.dtype))
-        self._loss_tracker.update_state(loss, sample_weight=tf.size(log_prob))
-        return self.compute_metrics(inputs, None, log_prob, weight)
-
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """The loss of one batch, without the layers' losses."""
-        inputs, weight = training.unpack(data)
-        return super().test_step((inputs, None, weight))
-
-    def predict_step(self, data: Any) -> tf.Tensor:
-        """The log-densities of one batch."""
-        inputs, _ = training.unpack(data)
-        return super().predict_step((inputs,))
-
-    def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        verbose: str | int = "auto",
-        callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback | None = None,
-        validation_split: float = 0.0,
-        validation_data: Any = None,
-        shuffle: bool = True,
-        sample_weight: Any = None,
-        initial_epoch: int = 0,
-        steps_per_epoch: int | None = None,
-        validation_steps: int | None = None,
-        validation_batch_size: int | None = None,
-        validation_freq: int = 1,
-    ) -> keras.callbacks.History:
-        """Maximize the likelihood of `x`, or of `y` given the context `x`; see `keras.Model.fit`.
-
-        If the loss turns NaN or infinite, training stops with a warning that names the first layer
-        that made it, and the best weights of the epochs before are restored.
-
-        Raises:
-          ValueError: a value of the data is not finite; the message names row and column.
-        """
-        for part, name in (
-            (x, "x"),
-            (y, "y"),
-            (sample_weight, "sample_weight"),
-            (validation_data, "validation_data"),
-        ):
-            training.check_finite(part, name)
-        guard = training.StopOnNonFinite(lambda: self._explain(x, y))
-        if self.compiled and not self.optimizer.built:
-            # Inside the training step, its new variables would have the step traced twice.
-            self.optimizer.build(self.trainable_variables)
-        if isinstance(validation_data, tuple | list):
-            validation_data = training.pack(*validation_data)
-        packed_x, packed_y, sample_weight = training.pack(x, y, sample_weight)
-        callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
-        with self._floatx():
-            return super().fit(
-                packed_x,
-                packed_y,
-                batch_size=batch_size,
-                epochs=epochs,
-                verbose=verbose,
-                callbacks=[guard, *(callbacks or ())],
-                validation_split=validation_split,
-                validation_data=validation_data,
-                shuffle=shuffle and not isinstance(x, tf.data.Dataset),
-                sample_weight=sample_weight,
-                initial_epoch=initial_epoch,
-                steps_per_epoch=steps_per_epoch,
-                validation_steps=validation_steps,
-                validation_batch_size=validation_batch_size,
-                validation_freq=validation_freq,
-            )
-
-    def evaluate(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        verbose: str | int = "auto",
-        sample_weight: Any = None,
-        steps: int | None = None,
-        callbacks: Sequence[keras.callbacks.Callback] | None = None,
-        return_dict: bool = False,
-        **keras_internal: Any,
-    ) -> float | dict[str, float]:
-        """Mean negative log-likelihood of `x`, or of `y` given the context `x`, in nats."""
-        x, y, sample_weight = training.pack(x, y, sample_weight)
-        with self._floatx():
-            return super().evaluate(
-                x,
-                y,
-                batch_size=batch_size,
-                verbose=verbose,
-                sample_weight=sample_weight,
-                steps=steps,
-                callbacks=callbacks,
-                return_dict=return_dict,
-                **keras_internal,
-            )
-
-    def predict(
-        self,
-        x: Any,
-        batch_size: int | None = None,
-        verbose: str | int = "auto",
-        steps: int | None = None,
-        callbacks: Sequence[keras.callbacks.Callback] | None = None,
-    ) -> np.ndarray:
-        """Log-density in nats of every row of `x`, an array or `(context, x)`."""
-        with self._floatx():
-            return super().predict(
-                x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
-            )
-
-    @contextlib.contextmanager
-    def _floatx(self) -> Iterator[None]:
-        """Keras casts arrays to its `floatx`: let that be the event's dtype meanwhile."""
-        before = keras.config.floatx()
-        keras.config.set_floatx(self.event_dtype)
-        try:
-            yield
-        finally:
-            keras.config.set_floatx(before)
-
-    def _explain(self, x: Any, y: Any) -> str:
-        batches = (
+    def explain_non_finite(self, pairs: Iterator[tuple[Any, Any]]) -> str:
+        """Say which layer makes the first value that is not finite, of `(context, x)` pairs."""
+        standardized = (
             (
-                self.event_standardizer(events),
+                self.event_standardizer(x),
                 None if context is None else self._standardize_context(context),
             )
-            for context, events in training.batches(x, y)
+            for context, x in pairs
         )
-        return training.explain_non_finite(self.distribution, batches)
+        return guard.explain_non_finite(self.distribution, standardized)
 
     # Saving.
 

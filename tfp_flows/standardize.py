@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_flows.training import check_finite
+from tfp_flows.batches import check_finite
 
 __all__ = ["Standardizer"]
 
@@ -29,8 +29,10 @@ class Standardizer(keras.layers.Layer):
     def __init__(self, shape: Sequence[int], *, dtype: str, name: str):
         super().__init__(dtype=dtype, autocast=False, trainable=False, name=name)
         self.shape = tuple(shape)
-        self.shift = self.add_weight(shape=self.shape, initializer="zeros", name="shift")
-        self.scale = self.add_weight(shape=self.shape, initializer="ones", name="scale")
+        # No autocast: `log_det` runs within a model's call, in half under mixed precision.
+        options = {"shape": self.shape, "autocast": False}
+        self.shift = self.add_weight(initializer="zeros", name="shift", **options)
+        self.scale = self.add_weight(initializer="ones", name="scale", **options)
         self.built = True
 
     def adapt(self, data: Any, name: str) -> None:

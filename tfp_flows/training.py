@@ -1,224 +1,186 @@
-"""What `FlowModel.fit` watches: the data before training starts, the loss while it runs."""
+"""MaximumLikelihood: how a density is trained and evaluated with `keras.Model`'s methods."""
 
 from __future__ import annotations
 
-import itertools
-import math
-import warnings
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
-from tensorflow_probability.python.distributions.transformed_distribution import (
-    _TransformedDistribution,
-)
 
-from tfp_flows.distributions.flow import chain_steps
+from tfp_flows.batches import check_finite, pack, pairs, unpack
+from tfp_flows.guard import StopOnNonFinite
 
-tfd = tfp.distributions
-
-__all__ = ["StopOnNonFinite", "check_finite"]
+__all__ = ["MaximumLikelihood"]
 
 
-def check_finite(data: Any, name: str) -> None:
-    """Raise a ValueError that names row and column of the first NaN or infinite value in `data`.
+class MaximumLikelihood(keras.Model):
+    """A Keras model whose loss is the mean negative log-likelihood of its data, in nats.
 
-    Args:
-      data: an array, tensor or pandas object, a tuple of them, a `tf.data.Dataset`, or None. A
-        dataset of known finite length is read once; other iterables are left unread.
-      name: what the message calls the data.
-
-    Raises:
-      ValueError: a value is not finite, or not a number.
-    """
-    if isinstance(data, tf.data.Dataset):
-        if data.cardinality() < 0:  # Infinite or unknown: reading it might never end.
-            return
-        row = 0
-        for batch in data:
-            for part in tf.nest.flatten(batch):
-                _check_array(part, name, first_row=row)
-            row += len(tf.nest.flatten(batch)[0])
-    elif isinstance(data, tuple | list):
-        for i, part in enumerate(data):
-            check_finite(part, f"{name}[{i}]")
-    elif hasattr(data, "__array__"):
-        _check_array(data, name, first_row=0)
-
-
-def _check_array(data: Any, name: str, *, first_row: int) -> None:
-    array = np.asarray(data)
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"`{name}` must hold numbers. Received: dtype={array.dtype}")
-    bad = np.argwhere(~np.isfinite(array))
-    if not len(bad):
-        return
-    index = tuple(bad[0])
-    where = f"row {first_row + index[0]}" if index else "the only entry"
-    if len(index) > 1:
-        columns = getattr(data, "columns", None)
-        column = ", ".join(map(str, index[1:])) if columns is None else repr(columns[index[1]])
-        where += f", column {column}"
-    raise ValueError(
-        f"`{name}` must be finite. Received: {array[index]} at {where}; "
-        f"{len(bad)} of {array.size} values are not finite"
-    )
-
-
-class StopOnNonFinite(keras.callbacks.Callback):
-    """End training when the loss is NaN or infinite: say why, and go back to the best weights.
-
-    `FlowModel.fit` puts it into every training. Its training step applies no update that is not
-    finite, so that the weights that made the bad loss are still there to be examined.
-
-    Args:
-      explain: called once the loss is bad, returns a sentence for the warning.
+    A subclass has `event_dtype`, `log_prob(x, context)` and `explain_non_finite(pairs)`, which says
+    in a sentence what made the loss not finite.
     """
 
-    def __init__(self, explain: Callable[[], str]):
-        super().__init__()
-        self._explain = explain
-        self._monitor = "loss"
-        self._best = math.inf
-        self._weights: list[np.ndarray] | None = None
+    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
+        """`log_prob` of `x`, or of `(context, x)`."""
+        context, x = inputs if isinstance(inputs, tuple | list) else (None, inputs)
+        return self.log_prob(x, context)
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        loss = (logs or {}).get("loss")
-        if loss is None or self.model.stop_training or math.isfinite(loss):
-            return
-        reason = self._explain()
-        if self._weights is not None:
-            self.model.set_weights(self._weights)
-        kept = "last" if self._weights is None else "best"
-        warnings.warn(
-            f"Training stopped at batch {batch}: the loss is not finite. {reason} "
-            f"The {kept} finite weights are kept.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        self.model.stop_training = True
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ) -> tf.Tensor:
+        """Mean negative log-likelihood; with the layers' losses in training."""
+        loss = -y_pred
+        if sample_weight is not None:
+            loss *= tf.reshape(tf.cast(sample_weight, loss.dtype), tf.shape(loss))
+        loss = tf.reduce_mean(loss)
+        if training:
+            loss += sum(tf.cast(penalty, loss.dtype) for penalty in self.losses)
+        return loss
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        logs = logs or {}
-        if "val_loss" in logs and self._monitor == "loss":
-            self._monitor, self._best = "val_loss", math.inf
-        value = logs.get(self._monitor, math.nan)
-        if value < self._best:
-            self._best, self._weights = value, self.model.get_weights()
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One update, which is left out if loss or gradients are not finite."""
+        inputs, weight = unpack(data)
+        weights = self.trainable_weights
+        with tf.GradientTape() as tape:
+            log_prob = self(inputs, training=True)
+            loss = self.compute_loss(inputs, None, log_prob, weight, training=True)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled_loss, weights)
+        finite = tf.math.is_finite(loss)
+        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            # That optimizer meets infinite gradients in its search for a scale, and skips them.
+            finite &= tf.reduce_all(
+                [tf.reduce_all(tf.math.is_finite(g)) for g in gradients if g is not None]
+            )
 
+        def update() -> None:
+            self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
 
-def explain_non_finite(
-    distribution: tfd.Distribution, batches: Iterator[tuple[tf.Tensor, tf.Tensor | None]]
-) -> str:
-    """Say which layer makes the first value that is not finite, on the way from data to base.
+        tf.cond(finite, update, lambda: None)
+        loss = tf.where(finite, loss, tf.constant(np.nan, loss.dtype))
+        self._loss_tracker.update_state(loss, sample_weight=tf.size(log_prob))
+        return self.compute_metrics(inputs, None, log_prob, weight)
 
-    Args:
-      distribution: what is trained.
-      batches: standardized events and their context, or None.
-    """
-    for x, context in itertools.islice(batches, 1000):  # A dataset may repeat without end.
-        given = distribution if context is None else distribution.given(context)
-        found = _first_bad_value(given, x) or _first_bad_gradient(given, x)
-        if found:
-            return found
-    return "It could not be found again on the data."
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """The loss of one batch, without the layers' losses."""
+        inputs, weight = unpack(data)
+        return super().test_step((inputs, None, weight))
 
+    def predict_step(self, data: Any) -> tf.Tensor:
+        """The log-densities of one batch."""
+        inputs, _ = unpack(data)
+        return super().predict_step((inputs,))
 
-def _first_bad_value(distribution: tfd.Distribution, x: tf.Tensor) -> str | None:
-    steps: list = []
-    base = distribution
-    if isinstance(distribution, _TransformedDistribution):
-        steps, base = chain_steps(distribution.bijector), distribution.distribution
-    event_ndims = distribution.event_shape.rank
-    for k, step in enumerate(steps, start=1):
-        x = tf.identity(x)  # Values from before the last update must not come from a cache.
-        inverse = step.inverse(x)
-        log_det = step.inverse_log_det_jacobian(x, event_ndims)
-        place = f"bijector {k} of {len(steps)} from the data, {step.name!r}"
-        if not _finite(inverse):
-            return f"The first layer to give {_kind(inverse)} is {place}."
-        if not _finite(log_det):
-            return f"The first layer to give {_kind(log_det)} is {place}, in its log-determinant."
-        x = inverse
-    log_prob = base.log_prob(x)
-    if not _finite(log_prob):
-        return f"The first to give {_kind(log_prob)} is the base distribution, {base.name!r}."
-    return None
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+    ) -> keras.callbacks.History:
+        """Maximize the likelihood of `x`, or of `y` given the context `x`; see `keras.Model.fit`.
 
+        If the loss turns NaN or infinite, training stops with a warning that names the first layer
+        that made it, and the best weights of the epochs before are restored.
 
-def _first_bad_gradient(distribution: tfd.Distribution, x: tf.Tensor) -> str | None:
-    variables = distribution.trainable_variables
-    with tf.GradientTape() as tape:
-        loss = -tf.reduce_mean(distribution.log_prob(x))
-    gradients = dict(zip([v.ref() for v in variables], tape.gradient(loss, variables), strict=True))
-    # The gradient runs from the base back to the data: the base's side is where it breaks first.
-    for step in reversed(chain_steps(getattr(distribution, "bijector", None))):
-        for variable in getattr(step, "trainable_variables", ()):
-            gradient = gradients.get(variable.ref())
-            if gradient is not None and not _finite(gradient):
-                return (
-                    f"All values are finite, but not the gradient of {variable.name!r} in bijector "
-                    f"{step.name!r}."
-                )
-    return None
+        Raises:
+          ValueError: a value of the data is not finite; the message names row and column.
+        """
+        for part, name in (
+            (x, "x"),
+            (y, "y"),
+            (sample_weight, "sample_weight"),
+            (validation_data, "validation_data"),
+        ):
+            check_finite(part, name)
+        guard = StopOnNonFinite(lambda: self.explain_non_finite(pairs(x, y)))
+        if self.compiled and not self.optimizer.built:
+            # Inside the training step, its new variables would have the step traced twice.
+            self.optimizer.build(self.trainable_variables)
+        if isinstance(validation_data, tuple | list):
+            validation_data = pack(*validation_data)
+        packed_x, packed_y, sample_weight = pack(x, y, sample_weight)
+        callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
+        with self._floatx():
+            return super().fit(
+                packed_x,
+                packed_y,
+                batch_size=batch_size,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=[guard, *(callbacks or ())],
+                validation_split=validation_split,
+                validation_data=validation_data,
+                shuffle=shuffle and not isinstance(x, tf.data.Dataset),
+                sample_weight=sample_weight,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size,
+                validation_freq=validation_freq,
+            )
 
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        return_dict: bool = False,
+        **keras_internal: Any,
+    ) -> float | dict[str, float]:
+        """Mean negative log-likelihood of `x`, or of `y` given the context `x`, in nats."""
+        x, y, sample_weight = pack(x, y, sample_weight)
+        with self._floatx():
+            return super().evaluate(
+                x,
+                y,
+                batch_size=batch_size,
+                verbose=verbose,
+                sample_weight=sample_weight,
+                steps=steps,
+                callbacks=callbacks,
+                return_dict=return_dict,
+                **keras_internal,
+            )
 
-def _finite(x: tf.Tensor) -> bool:
-    return bool(tf.reduce_all(tf.math.is_finite(x)))
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        steps: int | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+    ) -> np.ndarray:
+        """Log-density in nats of every row of `x`, an array or `(context, x)`."""
+        with self._floatx():
+            return super().predict(
+                x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
+            )
 
-
-def _kind(x: tf.Tensor) -> str:
-    return "a NaN" if bool(tf.reduce_any(tf.math.is_nan(x))) else "an infinite value"
-
-
-def pack(x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, Any, Any]:
-    """The arguments for Keras, which drops `sample_weight` where there is no `y`.
-
-    Events then stand as `y`, behind a context without columns, which `unpack` takes off again.
-    """
-    if sample_weight is None or y is not None:
-        return x, y, sample_weight
-    if isinstance(x, tuple | list):
-        return *x, sample_weight
-    if not hasattr(x, "__array__"):
-        raise ValueError(
-            "`sample_weight` must be in the elements of a dataset, not beside it: "
-            "`(context, x, sample_weight)` or `(x, None, sample_weight)`."
-        )
-    return np.zeros((len(x), 0), "float32"), x, sample_weight
-
-
-def unpack(data: Any) -> tuple[Any, tf.Tensor | None]:
-    """A batch as Keras hands it over, as inputs for `FlowModel.call`, and sample weights."""
-    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-    if y is None:
-        return x, weight
-    return (y if x.shape[-1] == 0 else (x, y)), weight
-
-
-def batches(x: Any, y: Any, size: int = 1024) -> Iterator[tuple[Any, Any]]:
-    """Pairs of context (or None) and events from whatever `fit` takes, for one pass."""
-    if y is None and isinstance(x, tuple | list):
-        x, y = x
-    if hasattr(x, "__array__"):
-        x, y = np.asarray(x), None if y is None else np.asarray(y)
-        parts = [x] if y is None else [x, y]
-        x = (tuple(part[i : i + size] for part in parts) for i in range(0, len(x), size))
-    for batch in x:
-        inputs, _ = unpack(batch)
-        yield inputs if isinstance(inputs, tuple) else (None, inputs)
-
-
-def collect(x: Any, y: Any = None) -> tuple[Any, Any]:
-    """All context (or None) and all events of whatever `fit` takes, in memory."""
-    if not isinstance(x, tf.data.Dataset):
-        if y is None and isinstance(x, tuple | list):
-            return tuple(x)
-        return (None, x) if y is None else (x, y)
-    if x.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("`x` must end. Received: a dataset that repeats forever")
-    contexts, events = zip(*batches(x, None), strict=True)
-    return None if contexts[0] is None else np.concatenate(contexts), np.concatenate(events)
+    @contextlib.contextmanager
+    def _floatx(self) -> Iterator[None]:
+        """Keras casts arrays to its `floatx`: let that be the event's dtype meanwhile."""
+        before = keras.config.floatx()
+        keras.config.set_floatx(self.event_dtype)
+        try:
+            yield
+        finally:
+            keras.config.set_floatx(before)
