@@ -98,6 +98,7 @@ CASES: dict[str, Case] = {
     },
     "Coupling flip": coupling(5, t.Affine(), flip=True),
     "Coupling alternate": coupling(5, TRANSFORMERS["RationalQuadraticSpline"], mask="alternate"),
+    "Coupling context only": coupling(3, t.Affine(), context=2, mask=[False] * 3),
     "Coupling mask": coupling(3, t.Affine(), mask=[True, False, True]),
     **{
         f"Coupling context {size}": coupling(size, transformer, context=2)

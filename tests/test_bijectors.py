@@ -286,12 +286,12 @@ BAD_INPUT = {
     "mask all": (
         lambda: bijectors.Coupling(2, t.Affine(), mask=[True, True]),
         ValueError,
-        "at least one column",
+        "`mask` must leave at least one column",
     ),
     "mask none": (
         lambda: bijectors.Coupling(2, t.Affine(), mask=[True, True], flip=True),
         ValueError,
-        "at least one column",
+        "`mask` must leave at least one column",
     ),
     "widths": (lambda: bijectors.Coupling(2, t.Affine(), (8, 0)), ValueError, "`hidden_units`"),
     "no widths": (lambda: bijectors.Coupling(2, t.Affine(), ()), ValueError, "`hidden_units`"),

@@ -9,7 +9,8 @@ within 1e-3 of its base distribution, and takes
   context_size: width of the context; None for an unconditional flow.
   base: base distribution with events (D,); a standard normal if None.
   dtype: "float32" or "float64".
-  seed: integer for reproducible initial weights and masks, or None.
+  seed: integer for reproducible initial weights, or None. Masks that are drawn at random depend on
+    it too, but are the same for every None: saved weights fit into a flow made by the same call.
 
 and raises a ValueError that names an argument which is not what it must be.
 """
@@ -30,6 +31,7 @@ from tfp_flows.bijectors.transformers import (
     Transformer,
 )
 from tfp_flows.distributions.flow import Flow
+from tfp_flows.networks import positive_int
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -56,9 +58,9 @@ def nice(
     Example:
       >>> flow = flows.nice(2, layers=4)
     """
-    _check_layers(layers)
+    masks = _alternating_masks(event_size, layers, seed)
     scale = Elementwise(event_size, Affine(), dtype=dtype, name="scale")
-    shifts = _couplings(event_size, Additive(), layers, hidden_units, context_size, dtype, seed)
+    shifts = _couplings(event_size, Additive(), masks, hidden_units, context_size, dtype, seed)
     return _flow("nice", event_size, [scale, *shifts], base, dtype)
 
 
@@ -82,7 +84,8 @@ def real_nvp(
     Example:
       >>> flow = flows.real_nvp(2, hidden_units=(64, 64))
     """
-    bijectors = _couplings(event_size, Affine(), layers, hidden_units, context_size, dtype, seed)
+    masks = _alternating_masks(event_size, layers, seed)
+    bijectors = _couplings(event_size, Affine(), masks, hidden_units, context_size, dtype, seed)
     return _flow("real_nvp", event_size, bijectors, base, dtype)
 
 
@@ -112,7 +115,8 @@ def neural_spline(
       >>> flow.log_prob(np.zeros((5, 4)), context=np.zeros((5, 3)))     # (5,)
     """
     spline = RationalQuadraticSpline(bins=bins, bound=bound)
-    bijectors = _couplings(event_size, spline, layers, hidden_units, context_size, dtype, seed)
+    masks = _alternating_masks(event_size, layers, seed)
+    bijectors = _couplings(event_size, spline, masks, hidden_units, context_size, dtype, seed)
     return _flow("neural_spline", event_size, bijectors, base, dtype)
 
 
@@ -120,24 +124,36 @@ def elementwise_spline(
     event_size: int,
     *,
     layers: int = 1,
+    hidden_units: Sequence[int] = (128, 128),
     bins: int = 16,
     bound: float = 5.0,
+    context_size: int | None = None,
     base: tfd.Distribution | None = None,
     dtype: str = "float32",
+    seed: int | None = None,
 ) -> Flow:
-    """A trained spline for every column by itself: learns all marginals and no dependence.
+    """A spline for every column by itself: learns all marginals and no dependence between columns.
 
-    Both directions cost about `20 bins` elementwise operations a layer, and no network; there is
-    no context and nothing random. Other arguments: see `neural_spline` and the module.
+    Without context, the parameters are free variables: both directions cost about `20 bins`
+    elementwise operations a layer and no network, and `hidden_units` and `seed` are not needed.
+    With context, a network computes them from it, and columns are independent given the context.
+    Other arguments: see `neural_spline` and the module.
 
     Source: the transformer of Conor Durkan et al., "Neural Spline Flows" (2019).
 
     Example:
       >>> flow = flows.elementwise_spline(2)
     """
-    _check_layers(layers)
+    positive_int(event_size, "event_size")
+    positive_int(layers, "layers")
     spline = RationalQuadraticSpline(bins=bins, bound=bound)
-    bijectors = [Elementwise(event_size, spline, dtype=dtype) for _ in range(layers)]
+    if context_size is None:
+        bijectors = [Elementwise(event_size, spline, dtype=dtype) for _ in range(layers)]
+    else:
+        nothing_kept = [[False] * event_size] * layers
+        bijectors = _couplings(
+            event_size, spline, nothing_kept, hidden_units, context_size, dtype, seed
+        )
     return _flow("elementwise_spline", event_size, bijectors, base, dtype)
 
 
@@ -171,42 +187,45 @@ def get(name: str, event_size: int, **options) -> Flow:
 def _couplings(
     event_size: int,
     transformer: Transformer,
-    layers: int,
+    masks: Sequence[Sequence[bool]],
     hidden_units: Sequence[int],
     context_size: int | None,
     dtype: str,
     seed: int | None,
 ) -> list[Coupling]:
-    """A stack of couplings, in pairs that transform first one part of the columns, then the rest.
+    """A stack of couplings, one a mask."""
+    rng = np.random.default_rng(seed)
+    seeds = [None if seed is None else int(rng.integers(2**31)) for _ in masks]
+    return [
+        Coupling(
+            event_size,
+            transformer,
+            hidden_units,
+            mask=mask,
+            context_size=context_size,
+            dtype=dtype,
+            seed=layer_seed,
+        )
+        for mask, layer_seed in zip(masks, seeds, strict=True)
+    ]
+
+
+def _alternating_masks(event_size: int, layers: int, seed: int | None) -> list[list[bool]]:
+    """Masks in pairs, so that first one part of the columns is transformed, then the rest.
 
     The first pair splits the columns in halves; with more than three columns, every later pair
     splits them at random, so that all columns come to act on all others.
     """
-    _check_layers(layers)
-    rng = np.random.default_rng(seed)
-    seeds = rng.integers(2**31 - 1, size=layers) if seed is not None else [None] * layers
-    couplings, mask = [], "half"
+    positive_int(event_size, "event_size")
+    positive_int(layers, "layers")
+    rng = np.random.default_rng(seed or 0)
+    masks, kept = [], np.arange(event_size) < event_size // 2
     for i in range(layers):
         if i >= 2 and i % 2 == 0 and event_size > 3:
-            mask = rng.permutation(event_size) < event_size // 2
-        couplings.append(
-            Coupling(
-                event_size,
-                transformer,
-                hidden_units,
-                mask=mask,
-                flip=i % 2 == 1,
-                context_size=context_size,
-                dtype=dtype,
-                seed=None if seed is None else int(seeds[i]),
-            )
-        )
-    return couplings
-
-
-def _check_layers(layers: int) -> None:
-    if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
-        raise ValueError(f"`layers` must be a positive integer. Received: layers={layers!r}")
+            kept = rng.permutation(event_size) < event_size // 2
+        flip = i % 2 == 1 and event_size > 1
+        masks.append((~kept if flip else kept).tolist())
+    return masks
 
 
 def _flow(

@@ -194,6 +194,22 @@ class FlowModel(MaximumLikelihood):
         serialization.check_keras(config, ValueError, "The compile config")
         super().compile_from_config(config)
 
+    def save(
+        self, filepath: str | Path, overwrite: bool = True, zipped: bool | None = None
+    ) -> None:
+        """Write architecture, weights and optimizer state to a `.keras` file.
+
+        Raises:
+          TypeError: a part is of a class that loading would refuse; the message says where it is.
+        """
+        keras.saving.serialize_keras_object(self)  # A refusal must not cost an older file.
+        super().save(filepath, overwrite=overwrite, zipped=zipped)
+
+    def load_weights(self, filepath: str | Path, skip_mismatch: bool = False) -> None:
+        """Read what `save_weights` wrote, the optimizer's state too if the model is compiled."""
+        self.build_optimizer()  # Keras leaves out an optimizer that has no variables yet.
+        super().load_weights(filepath, skip_mismatch=skip_mismatch)
+
     @classmethod
     def load(cls, path: str | Path) -> FlowModel:
         """Load what `save` wrote; like `keras.saving.load_model`, with plainer errors.

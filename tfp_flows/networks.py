@@ -18,7 +18,8 @@ from tensorflow_probability.python.internal import prefer_static as ps
 __all__ = ["MLP", "Conditioner", "ResidualMLP"]
 
 
-def _positive_int(value: int, name: str) -> int:
+def positive_int(value: int, name: str) -> int:
+    """Return `value`; raise a ValueError that names it unless it is a positive integer."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
     return value
@@ -65,7 +66,7 @@ class MLP(keras.layers.Layer):
             raise ValueError(f"`hidden_units` must name a width. Received: {hidden_units!r}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout!r}")
-        self.hidden_units = tuple(_positive_int(units, "hidden_units") for units in hidden_units)
+        self.hidden_units = tuple(positive_int(units, "hidden_units") for units in hidden_units)
         self.activation = keras.activations.get(activation)
         self.dropout = dropout
         self.seed = seed
@@ -142,8 +143,8 @@ class ResidualMLP(keras.layers.Layer):
         name: str | None = None,
     ):
         super().__init__(dtype=dtype, name=name)
-        self.units = _positive_int(units, "units")
-        self.blocks = _positive_int(blocks, "blocks")
+        self.units = positive_int(units, "units")
+        self.blocks = positive_int(blocks, "blocks")
         self.activation = keras.activations.get(activation)
         self.seed = seed
         self._dense = [
@@ -239,7 +240,7 @@ class Conditioner(tf.Module):
     ):
         super().__init__(name="conditioner")
         if context_size is not None:
-            _positive_int(context_size, "context_size")
+            positive_int(context_size, "context_size")
         if not isinstance(features, keras.layers.Layer):
             if not isinstance(features, Sequence) or isinstance(features, str):
                 raise ValueError(

@@ -108,9 +108,7 @@ class MaximumLikelihood(keras.Model):
         ):
             check_finite(part, name)
         guard = StopOnNonFinite(lambda: self.explain_non_finite(pairs(x, y)))
-        if self.compiled and not self.optimizer.built:
-            # Inside the training step, its new variables would have the step traced twice.
-            self.optimizer.build(self.trainable_variables)
+        self.build_optimizer()
         if isinstance(validation_data, tuple | list):
             validation_data = pack(*validation_data)
         packed_x, packed_y, sample_weight = pack(x, y, sample_weight)
@@ -174,6 +172,11 @@ class MaximumLikelihood(keras.Model):
             return super().predict(
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
             )
+
+    def build_optimizer(self) -> None:
+        """Make the optimizer's variables now: in the training step, they have it traced twice."""
+        if self.compiled and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
 
     @contextlib.contextmanager
     def _floatx(self) -> Iterator[None]:

@@ -40,7 +40,7 @@ class Coupling(Bijector):
         `(batch, kept + context_size) -> (batch, features)`; a `Dense` to the parameters,
         initialised with zeros, follows it in both cases.
       mask: which columns are kept: `"half"`, the first half; `"alternate"`, every other one from
-        the first; or `event_size` booleans, true for kept.
+        the first; or `event_size` booleans, true for kept. With context, none need be kept.
       flip: keep the other columns instead.
       context_size: width of the context, or `None`.
       dtype: floating dtype of events.
@@ -49,9 +49,9 @@ class Coupling(Bijector):
       name: name of the bijector.
 
     Raises:
-      ValueError: a size is not a positive integer; the mask is unknown, has another length, or
-        keeps no column or all of them; an event or context does not fit; context is missing, or
-        given to an unconditional bijector.
+      ValueError: a size is not a positive integer; the mask is unknown, has another length, keeps
+        all columns, or none without context; an event or context does not fit; context is
+        missing, or given to an unconditional bijector.
       TypeError: `transformer` is not a `Transformer`.
 
     Source: Laurent Dinh, Jascha Sohl-Dickstein and Samy Bengio, "Density Estimation using Real
@@ -83,7 +83,7 @@ class Coupling(Bijector):
             self.event_size = event_size
             self.context_size = context_size
             self.transformer = transformer
-            self.mask = _mask(event_size, mask, flip)
+            self.mask = _mask(event_size, mask, flip, may_keep_none=context_size is not None)
             self._kept, self._moved = np.flatnonzero(self.mask), np.flatnonzero(~self.mask)
             order = np.concatenate([self._kept, self._moved])
             self._restore = np.argsort(order)
@@ -138,7 +138,9 @@ class Coupling(Bijector):
         return x if self._in_order else tf.gather(x, self._restore, axis=-1)
 
 
-def _mask(event_size: int, mask: str | Sequence[bool] | np.ndarray, flip: bool) -> np.ndarray:
+def _mask(
+    event_size: int, mask: str | Sequence[bool] | np.ndarray, flip: bool, *, may_keep_none: bool
+) -> np.ndarray:
     """The columns that are kept, as booleans."""
     if event_size == 1 and isinstance(mask, str):
         return np.array([False])
@@ -159,9 +161,9 @@ def _mask(event_size: int, mask: str | Sequence[bool] | np.ndarray, flip: bool) 
                 f"`mask` must be {event_size} booleans, one a column. Received: mask={mask!r}"
             )
     kept = ~kept if flip else kept
-    if kept.all() or not (kept.any() or event_size == 1):
+    if kept.all() or not (kept.any() or may_keep_none or event_size == 1):
         raise ValueError(
-            "`mask` must keep at least one column and leave at least one to transform. "
+            "`mask` must leave at least one column to transform and, without context, keep one. "
             f"Received: mask={mask!r}, flip={flip}"
         )
     return kept

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
 from tfp_flows.bijectors.transformers import Transformer
+from tfp_flows.networks import positive_int
 
 __all__ = ["Elementwise"]
 
@@ -83,10 +84,7 @@ class Elementwise(Bijector):
 
 def check_structure(event_size: int, transformer: Transformer, dtype: str | tf.DType) -> tf.DType:
     """Check the arguments that every structure takes; return the dtype."""
-    if isinstance(event_size, bool) or not isinstance(event_size, int) or event_size < 1:
-        raise ValueError(
-            f"`event_size` must be a positive integer. Received: event_size={event_size!r}"
-        )
+    positive_int(event_size, "event_size")
     if not isinstance(transformer, Transformer):
         raise TypeError(
             "`transformer` must be an instance of bijectors.transformers.Transformer. "

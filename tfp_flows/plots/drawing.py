@@ -17,6 +17,21 @@ if TYPE_CHECKING:
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
+__all__ = [
+    "DATA_COLOR",
+    "FLOW_COLOR",
+    "View",
+    "axes_for",
+    "draw_density",
+    "draw_histogram",
+    "draw_scatter",
+    "frame",
+    "limits_of",
+    "named_stages",
+    "read_table",
+    "thin",
+]
+
 FLOW_COLOR, DATA_COLOR = "#2a788e", "#b0b0b0"  # Teal, from the middle of viridis, and grey.
 
 

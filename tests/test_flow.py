@@ -1,0 +1,426 @@
+"""Flow: densities in one pass, nothing stale, context at any depth, variables all found."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_flows import Flow, bijectors, flows
+
+tfd, tfb = tfp.distributions, tfp.bijectors
+transformers = bijectors.transformers
+
+EVENT, CONTEXT = 3, 2
+SMALL = {
+    "elementwise_spline": {"layers": 2, "bins": 4},
+    "neural_spline": {"layers": 2, "hidden_units": (8,), "bins": 4, "seed": 0},
+    "nice": {"layers": 2, "hidden_units": (8,), "seed": 0},
+    "real_nvp": {"layers": 2, "hidden_units": (8,), "seed": 0},
+}
+CASES = [(name, None) for name in SMALL] + [
+    (name, CONTEXT) for name in SMALL if name != "elementwise_spline"
+]
+
+
+def base(event_size=EVENT, dtype="float32"):
+    return tfd.MultivariateNormalDiag(tf.zeros([event_size], dtype))
+
+
+def small_flow(name="real_nvp", context_size=None, **options):
+    if context_size is not None:
+        options["context_size"] = context_size
+    return flows.get(name, EVENT, **{**SMALL[name], **options})
+
+
+def randomize(module, seed=0, stddev=0.4):
+    """Give all variables random values: fresh flows are the identity, where much goes unseen."""
+    for i, variable in enumerate(module.trainable_variables):
+        noise = tf.random.stateless_normal(variable.shape, [seed, i], stddev=stddev)
+        variable.assign_add(tf.cast(noise, variable.dtype))
+    return module
+
+
+def normal(*shape, seed=0, dtype="float32"):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def refs(variables):
+    return {variable.ref() for variable in variables}
+
+
+@keras.saving.register_keras_serializable("test_flow")
+class CountedDense(keras.layers.Layer):
+    """A feature network that counts how often Python runs its call: in a graph, when traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(8, activation="tanh")
+        self.calls = 0
+
+    def call(self, inputs):
+        self.calls += 1
+        return self.dense(inputs)
+
+
+def counted_couplings(count, context_size=None, event_size=EVENT, invert=False):
+    networks = [CountedDense() for _ in range(count)]
+    couplings = [
+        bijectors.Coupling(
+            event_size, transformers.Affine(), network, flip=bool(i % 2), context_size=context_size
+        )
+        for i, network in enumerate(networks)
+    ]
+    for coupling in couplings:
+        randomize(coupling)
+    return [tfb.Invert(c) for c in couplings] if invert else couplings, networks
+
+
+# Variables.
+
+
+@pytest.mark.parametrize(("name", "context_size"), CASES)
+def test_every_variable_is_found_right_after_construction(name, context_size):
+    flow = small_flow(name, context_size)
+    other = small_flow(name, context_size)
+    context = None if context_size is None else normal(4, CONTEXT)
+    given = flow if context is None else flow.given(context)
+    other_given = other if context is None else other.given(context)
+    own = refs(flow.trainable_variables)
+    both = own | refs(other.trainable_variables)
+    blockwise = tfb.Blockwise([flow.bijector, other.bijector], [EVENT, EVENT])
+    nested = {
+        "bare": (flow, own, EVENT),
+        "chain": (Flow(base(), tfb.Chain([flow.bijector, other.bijector])), both, EVENT),
+        "invert": (Flow(base(), tfb.Invert(flow.bijector)), own, EVENT),
+        "blockwise": (Flow(base(2 * EVENT), blockwise), both, 2 * EVENT),
+        "given": (given, own, EVENT),
+        "independent": (tfd.Independent(given, int(context is not None)), own, EVENT),
+        "plain": (
+            tfd.TransformedDistribution(given, tfb.Chain([other_given.bijector, tfb.Shift(1.0)])),
+            both,
+            EVENT,
+        ),
+        "sample": (tfd.Sample(given, 5), own, EVENT),
+    }
+    for kind, (distribution, expected, size) in nested.items():
+        x = normal(
+            *((4,) if context is not None else ()), *((5,) if kind == "sample" else ()), size
+        )
+        kwargs = {}
+        if context is not None and isinstance(distribution, Flow) and distribution.context_size:
+            kwargs["context"] = context
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(distribution.log_prob(x, **kwargs))
+        assert expected, kind
+        assert refs(tape.watched_variables()) == expected, kind
+        assert refs(distribution.trainable_variables) == expected, kind
+        gradients = tape.gradient(value, distribution.trainable_variables)
+        assert all(gradient is not None for gradient in gradients), kind
+
+
+# One pass.
+
+
+@pytest.mark.parametrize(
+    ("nesting", "context_size"),
+    [
+        ("chain", None),
+        ("chain", CONTEXT),
+        ("invert", None),
+        ("inverted_parts", CONTEXT),
+        ("nested", CONTEXT),
+        ("blockwise", CONTEXT),
+    ],
+)
+def test_flow_calls_every_conditioner_once(nesting, context_size):
+    couplings, networks = counted_couplings(2, context_size, invert=nesting == "inverted_parts")
+    bijector = {
+        "chain": lambda: tfb.Chain([couplings[0], tfb.Shift([1.0] * EVENT), couplings[1]]),
+        "inverted_parts": lambda: tfb.Chain(couplings),
+        "invert": lambda: tfb.Invert(tfb.Chain(couplings)),
+        "nested": lambda: tfb.Chain(
+            [
+                tfb.Chain([couplings[0]]),
+                tfb.Invert(tfb.Chain([tfb.Tanh(), tfb.Invert(couplings[1])])),
+            ]
+        ),
+        "blockwise": lambda: tfb.Blockwise(couplings, [EVENT, EVENT]),
+    }[nesting]()
+    size = EVENT * (2 if nesting == "blockwise" else 1)
+    flow = Flow(base(size), bijector)
+    x = np.tanh(normal(5, size)) / 2
+    context = None if context_size is None else normal(5, CONTEXT)
+    calls = {
+        "log_prob": lambda: flow.log_prob(x, context=context),
+        "sample": lambda: flow.sample(3, context=context),
+        "sample_and_log_prob": lambda: flow.sample_and_log_prob(3, context=context),
+    }
+    for name, call in calls.items():
+        for mode in (call, tf.function(call)):
+            for network in networks:
+                network.calls = 0
+            mode()
+            assert [network.calls for network in networks] == [1, 1], name
+
+
+def test_plain_tfp_classes_call_every_conditioner_once():
+    couplings, networks = counted_couplings(3)
+    plain = tfd.TransformedDistribution(base(), tfb.Chain(couplings))
+    x = normal(5, EVENT)
+    calls = {
+        "log_prob": lambda x: plain.log_prob(x),
+        "sample": lambda x: plain.sample(3),
+        "sample_and_log_prob": lambda x: plain.experimental_sample_and_log_prob(3),
+    }
+    for name, call in calls.items():
+        for network in networks:
+            network.calls = 0
+        tf.function(call)(x)
+        assert [network.calls for network in networks] == [1, 1, 1], name
+
+
+# Values.
+
+
+def test_log_prob_is_that_of_plain_tfp_and_of_the_change_of_variables():
+    couplings, _ = counted_couplings(2)
+    chain = tfb.Chain([tfb.Scale([2.0, 0.5, 1.0]), *couplings, tfb.Permute([2, 0, 1])])
+    flow, plain = Flow(base(), chain), tfd.TransformedDistribution(base(), chain)
+    x = flow.sample(6, seed=1)
+    np.testing.assert_allclose(flow.log_prob(x), plain.log_prob(tf.identity(x)), atol=1e-5)
+    x = tf.identity(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        z = chain.inverse(x)
+    log_det = np.linalg.slogdet(tape.batch_jacobian(z, x))[1]
+    np.testing.assert_allclose(flow.log_prob(x), base().log_prob(z) + log_det, atol=1e-4)
+    np.testing.assert_allclose(flow.prob(x), np.exp(flow.log_prob(x)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_no_value_is_stale_after_an_update(conditional):
+    flow = randomize(small_flow("neural_spline", CONTEXT if conditional else None))
+    flow = flow.given(normal(6, CONTEXT)) if conditional else flow
+    x = tf.constant(normal(6, EVENT))
+    asked = {
+        "log_prob": flow.log_prob,
+        "prob": flow.prob,
+        "unnormalized_log_prob": flow.unnormalized_log_prob,
+        "stage": lambda x: flow.stages()[-1].log_prob(x),
+        "graph": tf.function(flow.log_prob),
+    }
+    before = {name: ask(x).numpy() for name, ask in asked.items()}
+    repeated = {name: ask(x).numpy() for name, ask in asked.items()}
+    randomize(flow, seed=1, stddev=0.1)
+    fresh = flow.log_prob(tf.identity(x))
+    for name, ask in asked.items():
+        after = ask(x).numpy()
+        np.testing.assert_array_equal(repeated[name], before[name], err_msg=name)
+        assert np.abs(after - before[name]).max() > 1e-3, name
+        np.testing.assert_allclose(after, tf.exp(fresh) if name == "prob" else fresh, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-9)])
+def test_round_trip_of_eight_spline_layers_on_data_from_the_model(dtype, tolerance):
+    flow = flows.neural_spline(EVENT, layers=8, hidden_units=(32, 32), dtype=dtype, seed=0)
+    randomize(flow, stddev=0.03)
+    x = flow.sample(1000, seed=0)
+    z = flow.bijector.inverse(tf.identity(x))
+    again = flow.bijector.forward(tf.identity(z))
+    assert x.dtype == dtype
+    assert np.abs(x - z).max() > 1.0  # far from the identity
+    assert np.abs(again - x).max() < tolerance
+
+
+def test_sample_and_log_prob_agrees_with_log_prob():
+    flow = randomize(small_flow("neural_spline", CONTEXT, dtype="float64"), stddev=0.2)
+    context = normal(4, CONTEXT)
+    x, log_prob = flow.sample_and_log_prob(7, context=context, seed=3)
+    assert x.shape == (7, 4, EVENT)
+    assert log_prob.shape == (7, 4)
+    again = flow.log_prob(tf.identity(x), context=context)
+    np.testing.assert_allclose(log_prob, again, atol=1e-9)
+    np.testing.assert_array_equal(x, flow.sample(7, context=context, seed=3))
+
+
+def test_samples_follow_the_density():
+    flow = Flow(
+        base(2), tfb.Chain([tfb.Shift([1.0, -2.0]), tfb.ScaleMatvecTriL([[2.0, 0], [1, 1]])])
+    )
+    x = flow.sample(20_000, seed=0).numpy()
+    np.testing.assert_allclose(x.mean(0), [1.0, -2.0], atol=0.06)
+    np.testing.assert_allclose(np.cov(x.T), [[4.0, 2.0], [2.0, 2.0]], atol=0.15)
+
+
+def test_an_integer_seed_gives_the_same_sample_at_every_call():
+    flow = small_flow()
+    np.testing.assert_array_equal(flow.sample(5, seed=1), flow.sample(5, seed=1))
+    assert np.abs(flow.sample(5, seed=1) - flow.sample(5, seed=2)).max() > 0.1
+    assert np.abs(flow.sample(5) - flow.sample(5)).max() > 0.1
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_graphs_agree_with_eager(jit_compile):
+    flow = randomize(small_flow("neural_spline", CONTEXT))
+    x, context = normal(5, EVENT), normal(5, CONTEXT)
+    spec = [tf.TensorSpec([None, EVENT]), tf.TensorSpec([None, CONTEXT])]
+    graph = tf.function(flow.log_prob, input_signature=spec, jit_compile=jit_compile)
+    np.testing.assert_allclose(graph(x, context), flow.log_prob(x, context), atol=1e-5)
+
+
+# Context.
+
+
+@pytest.mark.parametrize("batch", [(), (4,), (2, 4)])
+def test_given_has_the_batch_shape_of_the_context(batch):
+    flow = randomize(small_flow("real_nvp", CONTEXT))
+    context, x = normal(*batch, CONTEXT), normal(*batch, EVENT, seed=1)
+    given = flow.given(context)
+    assert isinstance(given, tfd.Distribution)
+    assert given.batch_shape == batch
+    assert given.event_shape == (EVENT,)
+    assert given.context_size is None
+    assert given.sample(6).shape == (6, *batch, EVENT)
+    assert given.log_prob(x).shape == batch
+    # One event under every context, and many events under each.
+    assert given.log_prob(np.zeros(EVENT, "float32")).shape == batch
+    many = normal(6, *([1] * len(batch)), EVENT)
+    assert given.log_prob(many).shape == (6, *batch)
+    np.testing.assert_allclose(given.log_prob(x), flow.log_prob(x, context=context), atol=1e-6)
+    rows = zip(x.reshape(-1, EVENT), context.reshape(-1, CONTEXT), strict=True)
+    single = [flow.log_prob(row, context=c) for row, c in rows]
+    np.testing.assert_allclose(np.ravel(given.log_prob(x)), single, atol=1e-5)
+
+
+def test_context_changes_the_density_and_may_be_any_array_of_numbers():
+    flow = randomize(small_flow("neural_spline", CONTEXT))
+    x = normal(3, EVENT)
+    zero = flow.log_prob(x, context=np.zeros((3, CONTEXT)))  # float64, cast
+    one = flow.log_prob(x, context=[[1, 1]] * 3)
+    assert np.abs(zero - one).max() > 0.01
+    np.testing.assert_allclose(one, flow.log_prob(x, context=tf.ones([3, CONTEXT])), atol=1e-6)
+
+
+def test_noise_is_independent_for_equal_rows_of_context():
+    flow = randomize(small_flow("real_nvp", CONTEXT))
+    x = flow.sample(500, context=np.ones((2, CONTEXT)), seed=0).numpy()
+    first, second = x[:, 0], x[:, 1]
+    assert np.abs(np.corrcoef(first[:, 0], second[:, 0])[0, 1]) < 0.15
+    np.testing.assert_allclose(first.mean(0), second.mean(0), atol=0.5)
+
+
+def conditional(event_size, flip=False, name="conditional"):
+    return bijectors.Coupling(
+        event_size,
+        transformers.Affine(),
+        (8,),
+        flip=flip,
+        context_size=CONTEXT,
+        seed=0,
+        name=name,
+    )
+
+
+def nested_bijector(kind):
+    """Conditional bijectors buried among unconditional ones, for events of four columns."""
+    if kind == "chain":
+        parts = [tfb.Chain([conditional(4)]), tfb.Shift(1.0), conditional(4, flip=True)]
+        return tfb.Chain(parts)
+    if kind == "invert":
+        return tfb.Invert(tfb.Chain([conditional(4), tfb.Scale(3.0)]))
+    if kind == "blockwise":
+        free = bijectors.Elementwise(2, transformers.Affine(), name="free")
+        inner = tfb.Chain([conditional(2), tfb.Invert(conditional(2, flip=True)), free])
+        return tfb.Blockwise([inner, tfb.Scale(2.0)], [2, 2])
+    parts = [nested_bijector("blockwise"), conditional(4)]
+    return tfb.Chain([tfb.Invert(tfb.Chain(parts)), tfb.Permute([3, 1, 0, 2])])
+
+
+@pytest.mark.parametrize("kind", ["chain", "invert", "blockwise", "all"])
+def test_context_reaches_any_depth(kind):
+    flow = randomize(Flow(base(4), nested_bijector(kind)))
+    assert flow.context_size == CONTEXT
+    context = normal(2, CONTEXT)
+    x = normal(2, 4, seed=1)
+    log_prob = flow.log_prob(x, context=context)
+    rows = [flow.log_prob(a, context=c) for a, c in zip(x, context, strict=True)]
+    np.testing.assert_allclose(log_prob, rows, atol=1e-5)
+    # The event alone, with the batch all in the context.
+    one = flow.log_prob(x[0], context=context)
+    np.testing.assert_allclose(one[0], log_prob[0], atol=1e-5)
+    assert np.ptp(one) > 1e-3
+    sample, sampled = flow.sample_and_log_prob(3, context=context, seed=0)
+    np.testing.assert_allclose(flow.log_prob(sample, context=context), sampled, atol=1e-4)
+    z = flow.given(context).bijector.inverse(tf.identity(sample))
+    np.testing.assert_allclose(flow.given(context).bijector.forward(z), sample, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["log_prob", "prob", "sample", "sample_and_log_prob"])
+def test_bad_context_is_an_error(method):
+    value = 2 if method.startswith("sample") else np.zeros([2, EVENT], "float32")
+    ask, unconditional = getattr(small_flow("nice", CONTEXT), method), getattr(small_flow(), method)
+    with pytest.raises(ValueError, match=r"`context` is missing.*\(\.\.\., 2\)"):
+        ask(value)
+    with pytest.raises(ValueError, match=r"`context` must have shape \(\.\.\., 2\).*\(2, 5\)"):
+        ask(value, context=np.zeros([2, 5]))
+    with pytest.raises(ValueError, match=r"`context` must have shape"):
+        ask(value, context=1.0)
+    with pytest.raises(ValueError, match=r"`context` was given.*`context_size`"):
+        unconditional(value, context=np.zeros([2, CONTEXT]))
+
+
+def test_bad_composition_is_an_error():
+    with pytest.raises(TypeError, match="`distribution` must be a tfd"):
+        Flow(tfb.Identity(), base())
+    with pytest.raises(TypeError, match="`bijector` must be a tfb"):
+        Flow(base(), base())
+    three = bijectors.Coupling(EVENT, transformers.Affine(), (8,), context_size=3)
+    with pytest.raises(ValueError, match=r"share one `context_size`.*\[2, 3\]"):
+        Flow(base(), tfb.Chain([conditional(EVENT), three]))
+    same = tfb.Blockwise(
+        [conditional(2, name="same"), bijectors.Elementwise(2, transformers.Affine(), name="same")],
+        [2, 2],
+    )
+    with pytest.raises(ValueError, match="share the name 'same'"):
+        Flow(base(4), same).log_prob(np.zeros(4, "float32"), context=np.zeros(CONTEXT))
+
+
+# Stages.
+
+
+def test_stages_lead_from_the_base_to_the_flow():
+    flow = randomize(flows.real_nvp(EVENT, layers=3, hidden_units=(8,), seed=0))
+    stages = flow.stages()
+    x = normal(5, EVENT)
+    assert len(stages) == 4
+    assert stages[0] is flow.distribution
+    np.testing.assert_allclose(stages[-1].log_prob(x), flow.log_prob(x), atol=1e-6)
+    values = [stage.log_prob(x).numpy() for stage in stages]
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.pairwise(values))
+    # Of a chain, the last bijector is applied first.
+    first = tfd.TransformedDistribution(flow.distribution, flow.bijector.bijectors[-1])
+    np.testing.assert_allclose(values[1], first.log_prob(x), atol=1e-6)
+
+
+def test_stages_see_into_nested_chains_and_inverses():
+    shift, scale, cube = tfb.Shift([1.0, 2.0]), tfb.Scale(2.0), bijectors.ShiftAndCube(0.5)
+    flow = Flow(base(2), tfb.Chain([tfb.Chain([shift]), tfb.Invert(tfb.Chain([scale, cube]))]))
+    stages, x = flow.stages(), normal(5, 2)
+    assert len(stages) == 4
+    # Invert(Chain([scale, cube])) applies the inverse of scale first.
+    halved = tfd.MultivariateNormalDiag(tf.zeros(2), [0.5, 0.5])
+    np.testing.assert_allclose(stages[1].log_prob(x), halved.log_prob(x), atol=1e-5)
+    np.testing.assert_allclose(stages[-1].log_prob(x), flow.log_prob(x), atol=1e-6)
+
+
+def test_stages_of_a_conditional_flow_need_its_context():
+    flow = randomize(small_flow("real_nvp", CONTEXT))
+    context, x = normal(CONTEXT), normal(5, EVENT)
+    with pytest.raises(ValueError, match="`context` is missing"):
+        flow.stages()
+    stages = flow.given(context).stages()
+    assert len(stages) == 3
+    np.testing.assert_allclose(stages[-1].log_prob(x), flow.log_prob(x, context=context), atol=1e-6)
