@@ -124,6 +124,14 @@ def test_softsign_has_no_density_outside_its_support(dtype):
     assert np.isfinite(log_prob[3]) and np.isfinite(tape.gradient(log_prob, y)).all()
 
 
+def test_flow_has_no_density_outside_the_range_of_tfp_bijectors():
+    flow = Flow(tfd.MultivariateNormalDiag([0.0, 0.0]), tfb.Sigmoid())
+    y = tf.constant([[0.5, 2.0], [-1.0, 0.5], [0.5, 0.5], [np.nan, 0.5]])
+    log_prob = flow.log_prob(y).numpy()
+    np.testing.assert_array_equal(np.isneginf(log_prob), [True, True, False, False])
+    assert np.isfinite(log_prob[2]) and np.isnan(log_prob[3])  # A missing value stays one.
+
+
 @pytest.mark.parametrize(
     "make",
     [bijectors.ShiftAndCube, bijectors.Rotation2D, bijectors.BimodalSoftsign],

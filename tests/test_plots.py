@@ -1,11 +1,15 @@
 """Every plot returns its Figure, draws on the Axes it is given, and shows what it says."""
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from matplotlib.figure import Figure
+from nbclient import NotebookClient
+from nbformat import v4
 
 from tfp_flows import Flow, FlowModel, bijectors, datasets, flows, plots
 
@@ -49,6 +53,21 @@ def test_no_figure_stays_open(banana, faithful, line):
     ]
     assert all(isinstance(figure, Figure) for figure in figures)
     assert plt.get_fignums() == []
+
+
+def test_a_notebook_shows_every_figure_once(monkeypatch):
+    monkeypatch.delenv("MPLBACKEND")  # to the kernel's own, which shows figures in the notebook
+    cells = [
+        "from tfp_flows import plots",
+        "plots.history({'loss': [2.0, 1.0]})",
+        "figure = plots.history({'loss': [2.0, 1.0]})",
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2]);",
+    ]
+    notebook = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
+    resources = {"metadata": {"path": str(Path(__file__).parents[1])}}
+    NotebookClient(notebook, kernel_name="python3", timeout=120, resources=resources).execute()
+    pictures = [sum("image/png" in o.get("data", {}) for o in c.outputs) for c in notebook.cells]
+    assert pictures == [0, 1, 0, 1]
 
 
 def test_stages_draws_every_stage_under_its_name(banana):
@@ -97,6 +116,9 @@ def test_stages_follows_points_with_colours(banana):
     first, *_, last = plots.stages(banana, kind="samples", n=100).axes
     colours = [axis.collections[0].get_facecolors() for axis in (first, last)]
     np.testing.assert_array_equal(*colours)
+    start, end = [axis.collections[0].get_offsets() for axis in (first, last)]
+    pushed = banana.bijector.forward(np.array(start, "float32"))
+    np.testing.assert_allclose(end, pushed, rtol=1e-4, atol=1e-5)
     assert len(np.unique(colours[0], axis=0)) == 4
 
 
@@ -116,7 +138,8 @@ def test_stages_given_context_in_data_units():
 def test_density_is_the_density_with_data_over_it(faithful):
     model, x = faithful
     figure = plots.density(model, data=x, columns=["eruption", "waiting"])
-    axis, bar = figure.axes
+    (axis,) = figure.axes
+    (bar,) = axis.child_axes
     image = axis.images[0]
     left, right, bottom, top = image.get_extent()
     pixel = (right - left) * (top - bottom) / image.get_array().size
@@ -128,6 +151,67 @@ def test_density_is_the_density_with_data_over_it(faithful):
     assert axis.get_aspect() == "auto"
 
 
+def test_density_scale_is_not_set_by_a_sharp_peak():
+    broad, peak = tfd.Normal(0.0, 1.0), tfd.Normal(0.3, 1e-2)
+    spiked = tfd.Mixture(
+        tfd.Categorical(probs=[0.995, 0.005]), [tfd.Sample(broad, 2), tfd.Sample(peak, 2)]
+    )
+    (axis,) = plots.density(spiked).axes
+    image = axis.images[0]
+    assert image.get_array().max() > 3 / (2 * np.pi)
+    assert image.norm.vmax <= 1.1 / (2 * np.pi)
+    (bar,) = axis.child_axes
+    assert image.colorbar.extend == "max" and bar.get_ylim()[1] == image.norm.vmax
+
+
+def test_density_outside_of_the_range_of_a_bijector_of_tfp_is_none():
+    base = tfd.MultivariateNormalDiag([0.0, 0.0])
+    (axis,) = plots.density(Flow(base, tfb.Sigmoid()), extent=(-1, 2, -1, 2), resolution=30).axes
+    image = axis.images[0]
+    np.testing.assert_allclose(axis.get_facecolor(), image.cmap(0.0), atol=0.01)
+    assert np.ma.count(image.get_array()) <= 100  # of 900 pixels, those within (0, 1)²
+
+
+def test_density_of_plain_numbers_is_a_curve_over_the_histogram():
+    normal = tfd.Normal(tf.constant(3.0, tf.float64), 2.0)
+    axis = plots.density(normal, data=[1.0, 2.0, 5.0], columns=["height (m)"]).axes[0]
+    x, y = axis.lines[0].get_data()
+    np.testing.assert_allclose(y, normal.prob(x), rtol=1e-12)
+    assert axis.get_xlabel() == "height (m)" and axis.get_ylim()[0] == 0
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["data", "flow"]
+
+
+def test_equal_axes_where_ranges_are_alike(banana):
+    moons = datasets.two_moons()
+    for figure in (plots.density(moons), plots.samples(moons, moons.sample(50, seed=0))):
+        for axis in figure.axes:
+            assert axis.get_aspect() == 1
+            np.testing.assert_allclose(np.ptp(axis.get_xlim()), np.ptp(axis.get_ylim()))
+    extent = (-3.0, 3.0, -1.0, 2.0)
+    axis = plots.density(banana, extent=extent, resolution=10).axes[0]
+    assert (*axis.get_xlim(), *axis.get_ylim()) == extent
+
+
+def test_names_come_from_a_data_frame(faithful):
+    frame = pytest.importorskip("pandas").DataFrame(faithful[1], columns=["length", "wait"])
+    axis = plots.density(faithful[0], data=frame, resolution=10).axes[0]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("length", "wait")
+
+
+def test_infinite_samples_are_left_out_of_the_limits():
+    wild = tfd.TransformedDistribution(tfd.Normal(0.0, 60.0), tfb.Exp())  # overflows at times
+    assert not np.isfinite(wild.sample(2000, seed=tf.constant([0, 0]))).all()
+    for figure in (plots.samples(wild, n=2000), plots.marginals(wild, n=2000)):
+        assert np.isfinite(figure.axes[0].get_xlim()).all()
+
+
+def test_the_same_seed_draws_the_same_points(banana):
+    points = [plots.samples(banana, n=9, seed=s).axes[0].collections[0] for s in (1, 1, 2)]
+    first, again, other = (p.get_offsets() for p in points)
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
 def test_samples_beside_data_within_the_same_limits(faithful):
     model, x = faithful
     data, drawn = plots.samples(model, x, n=100).axes
@@ -136,6 +220,29 @@ def test_samples_beside_data_within_the_same_limits(faithful):
     np.testing.assert_allclose(
         drawn.collections[0].get_offsets(), model.sample(100, seed=0), rtol=1e-5
     )
+
+
+def test_samples_are_as_many_as_data_unless_told(faithful):
+    model, x = faithful
+    counts = [
+        [len(axis.collections[0].get_offsets()) for axis in plots.samples(model, x, n=n).axes]
+        for n in (None, 100, 2000)
+    ]
+    assert counts[0] == [272, 272]
+    assert counts[1][0] <= 100 and counts[1][1] == 100
+    assert counts[2] == [272, 2000]
+
+
+def test_samples_of_both_in_one_axes_and_the_legend_tells_them_apart(faithful):
+    model, x = faithful
+    figure, axis = plt.subplots()
+    try:
+        plots.samples(model, x, ax=axis)
+        assert [t.get_text() for t in axis.get_legend().get_texts()] == ["data", "samples"]
+        data, drawn = (points.get_facecolors()[0] for points in axis.collections)
+        assert not np.allclose(data, drawn)
+    finally:
+        plt.close(figure)
 
 
 def test_samples_of_many_columns_is_a_grid():
@@ -153,6 +260,23 @@ def test_marginals_count_the_data(faithful):
     assert labels == ["data", "flow"]
 
 
+def test_histograms_hold_the_share_of_data_within_the_limits(line):
+    data = np.concatenate([np.linspace(-0.5, 0.5, 999), [1e6]])
+    axis = plots.marginals(line, data).axes[0]
+    assert axis.get_xlim()[1] < 10  # one outlier doesn't set the limits
+    x, y = axis.patches[0].get_xy().T  # one polygon, whose area the shoelace formula gives
+    area = 0.5 * abs(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))
+    np.testing.assert_allclose(area, 0.999, rtol=1e-6)
+
+
+def test_legends_lie_above_histograms(faithful):
+    model, x = faithful
+    axis = plots.marginals(model, x).axes[0]
+    axis.figure.draw_without_rendering()
+    legend = axis.get_legend().get_window_extent().transformed(axis.transData.inverted())
+    assert legend.y0 > max(patch.get_xy()[:, 1].max() for patch in axis.patches)
+
+
 def test_conditional_flows_need_their_context(conditional):
     with pytest.raises(ValueError, match="`context` is missing"):
         plots.density(conditional)
@@ -168,6 +292,27 @@ def test_history_marks_the_best_epoch(tmp_path):
     path = tmp_path / "history.csv"
     path.write_text("epoch,loss,val_loss\n0,3.0,3.5\n1,2.0,2.5\n")
     np.testing.assert_allclose(plots.history(path).axes[0].lines[1].get_ydata(), [3.5, 2.5])
+
+
+def test_history_of_epochs_without_validation_and_of_a_bad_start():
+    logs = {"loss": [1e6, *np.linspace(3.0, 1.0, 19)], "val_loss": np.linspace(3.0, 2.0, 10)}
+    axis = plots.history(logs).axes[0]
+    np.testing.assert_array_equal(axis.lines[1].get_xdata(), np.arange(2, 21, 2))
+    assert axis.get_ylim()[1] < 5
+    axis = plots.history({"loss": [2.0, np.nan, 1.0], "val_loss": [np.nan] * 3}).axes[0]
+    assert all(tick == int(tick) for tick in axis.get_xticks())
+    assert "best: 1 in epoch 3" in [text.get_text() for text in axis.get_legend().get_texts()]
+
+
+def test_words_of_the_user_stay(banana):
+    figure, axis = plt.subplots()
+    try:
+        axis.set_title("mine")
+        plots.density(banana, ax=axis, resolution=10, colorbar=False)
+        assert axis.get_title() == "mine" and not axis.child_axes
+        assert plt.gcf() is figure
+    finally:
+        plt.close(figure)
 
 
 def test_axes_of_the_user(banana, faithful):
@@ -191,6 +336,25 @@ BAD = {
     "width": (lambda f: plots.samples(f, np.zeros((4, 3))), r"`data` must have shape \(N, 2\)"),
     "nan": (lambda f: plots.density(f, data=np.full((4, 2), np.nan)), "`data` must be finite"),
     "extent": (lambda f: plots.density(f, extent=(1, 0, 0, 1)), "`extent` must be"),
+    "extent of a line": (lambda f: plots.density(f, extent=(0, 1, 2)), "`extent` must be"),
+    "n": (lambda f: plots.samples(f, n=0), "`n` must be at least 1"),
+    "no data": (lambda f: plots.samples(f, np.zeros((0, 2))), "`data` must have shape"),
+    "text": (lambda f: plots.samples(f, [["a", "b"]]), "`data` must be numbers"),
+    "place": (lambda f: plots.samples(f, [[0, 1], [np.inf, 0]]), "inf in row 1, column 0"),
+    "kind in 3-D": (
+        lambda f: plots.stages(flows.real_nvp(3, layers=1), kind="density"),
+        "`kind` must be",
+    ),
+    "three columns": (
+        lambda f: plots.stages(flows.real_nvp(3, layers=1), columns=(0, 1, 2)),
+        "two indices",
+    ),
+    "swapped columns": (lambda f: plots.density(f, columns=[1, 0]), "`columns` must be names"),
+    "context": (lambda f: plots.density(f, context=[1.0]), "`context`"),
+    "context of plain TFP": (
+        lambda f: plots.density(f.distribution, context=[1.0]),
+        "`context` must be None",
+    ),
     "axes": (lambda f: plots.stages(f, ax=[None]), "`ax` must hold"),
     "history": (lambda f: plots.history({"val_loss": [1.0]}), "`history` must hold"),
     "no bijector": (lambda f: plots.stages(tfd.Normal(0.0, 1.0)), "with a bijector"),

@@ -156,7 +156,9 @@ def test_a_wrong_bijector_fails(law):
 
 
 def test_infinite_gradients_fail():
-    with pytest.raises(AssertionError, match=r"(?s)'finite': gradient of forward .* at the input 0.0"):
+    with pytest.raises(
+        AssertionError, match=r"(?s)'finite': gradient of forward .* at the input 0.0"
+    ):
         skip = only("finite", testing.BIJECTOR_LAWS)
         testing.check_bijector(InfiniteSlopeAtZero(), X, skip=skip)
 
@@ -200,7 +202,7 @@ def hidden_in_a_closure() -> Flow:
 WRONG_FLOWS = {
     "sample_and_log_prob": lambda: WrongLogProb(normal(), bijectors.ShiftAndCube(0.5)),
     # The logarithm of a negative number.
-    "not NaN": lambda: Flow(normal(), tfb.Exp()),
+    "not NaN": lambda: tfd.TransformedDistribution(normal(), tfb.Exp()),
     "flow tracking": hidden_in_a_closure,
     "no stale value": lambda: Remembers(normal(), tfb.Shift(tf.Variable([1.0, 1.0]))),
     "flow one pass": lambda: Flow(normal(), TwoCalls(2, t.Affine(), (4,))),

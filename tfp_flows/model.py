@@ -179,11 +179,21 @@ class FlowModel(MaximumLikelihood):
     # Saving.
 
     def get_config(self) -> dict:
-        return {"distribution": serialization.serialize(self.distribution), "name": self.name}
+        return {
+            "distribution": serialization.serialize(self.distribution),
+            "name": self.name,
+            "trainable_layers": [layer.trainable for layer in self._flatten_layers()],
+        }
 
     @classmethod
     def from_config(cls, config: dict) -> FlowModel:
-        return cls(serialization.deserialize(config["distribution"]), name=config["name"])
+        model = cls(serialization.deserialize(config["distribution"]), name=config["name"])
+        # Layers come before their sublayers, whose flags they overwrite.
+        for layer, trainable in zip(
+            model._flatten_layers(), config["trainable_layers"], strict=True
+        ):
+            layer.trainable = trainable
+        return model
 
     def get_compile_config(self) -> dict | None:
         config = super().get_compile_config()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -179,7 +180,11 @@ class Flow(_TransformedDistribution):
 
     def _log_prob(self, y: tf.Tensor) -> tf.Tensor:
         # A new tensor is unknown to TFP's caches, which look inputs up by identity.
-        return super()._log_prob(tf.identity(y))
+        log_prob = super()._log_prob(tf.identity(y))
+        # Outside the range of TFP's bijectors, as of tfb.Sigmoid, the inverse is NaN.
+        missing = tf.reduce_any(tf.math.is_nan(y), axis=list(range(-self.event_shape.rank, 0)))
+        outside = tf.math.is_nan(log_prob) & ~missing
+        return tf.where(outside, tf.constant(-math.inf, log_prob.dtype), log_prob)
 
     def stages(self, context: Any | None = None) -> list[tfd.Distribution]:
         """The distribution after 0, 1, ..., K bijectors: the base first, the flow itself last.

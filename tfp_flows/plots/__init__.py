@@ -110,7 +110,7 @@ def stages(
         points = view.samples[:, pair]
         limits = limits_of([points], extent, square=True)
         if size == 1:
-            draw_histogram(axis, points[:, 0], limits[0], DATA_COLOR)
+            draw_histogram(axis, points[:, 0], limits[0], FLOW_COLOR, filled=True)
         if size <= 2 and kind != "samples":
             draw_density(axis, view, limits, resolution)
         elif size > 1:
@@ -139,7 +139,7 @@ def density(
 
     Args:
       flow: of one or two dimensions.
-      data: shown as a histogram in 1-D, as points in 2-D (2,000 at most).
+      data: shown as a histogram in 1-D, as points in 2-D (1,000 at most).
       columns: names of the columns, for the axes.
       colorbar: whether to add a colour bar to a heat map.
       context, extent, resolution, seed, ax: see the module.
@@ -161,18 +161,22 @@ def density(
         raise ValueError(f"`columns` must be names of all columns. Received: columns={columns!r}")
     limits = limits_of([view.samples, data], extent)
     axis = axes_for(ax, 1, (4.8, 3.2) if view.size == 1 else (4.8, 4.0))[0]
+    if view.size == 1 and data is not None:
+        draw_histogram(axis, data[:, 0], limits[0], DATA_COLOR, "data", filled=True)
     drawn = draw_density(axis, view, limits, resolution)
     if view.size == 1:
-        if data is not None:
-            draw_histogram(axis, data[:, 0], limits[0], DATA_COLOR, "data")
         frame(axis, limits, xlabel=names[0], ylabel="density", legend=data is not None)
         return axis.figure.figure
     if data is not None:
-        draw_scatter(axis, thin(data, 2000), "white", "data")
+        draw_scatter(axis, thin(data, 1000), "white", "data", alpha=0.5)
     frame(axis, limits, xlabel=names[0], ylabel=names[1])
     if colorbar:
         above = drawn.get_array().max() > drawn.norm.vmax
-        bar = axis.figure.colorbar(drawn, ax=axis, extend="max" if above else "neither")
+        # Inside of the Axes' own space: a bar beside it would be higher than a picture that has
+        # equal axes and is wide.
+        bar = axis.figure.colorbar(
+            drawn, cax=axis.inset_axes((1.03, 0, 0.05, 1)), extend="max" if above else "neither"
+        )
         bar.set_label("density", size=9)
         bar.ax.tick_params(labelsize=8)
     return axis.figure.figure
@@ -182,13 +186,13 @@ def samples(
     flow: Any,
     data: Any = None,
     *,
-    n: int = 1000,
+    n: int | None = None,
     context: Any = None,
     columns: Sequence[str] | Sequence[int] | None = None,
     seed: int = 0,
     ax: Any = None,
 ) -> Figure:
-    """Draw samples and data, no more of one than of the other, within the same limits.
+    """Draw samples and data within the same limits.
 
     1-D: histograms. 2-D: two panels, or both in one if `ax` is one Axes. More dimensions: a grid
     with a panel for each pair of columns and histograms on its diagonal.
@@ -196,7 +200,7 @@ def samples(
     Args:
       flow: of any number of dimensions.
       data: `n` rows of it at most are drawn, evenly spaced.
-      n: number of samples.
+      n: number of samples. Unless given, as many as there are rows of data, 1,000 at most.
       columns: names or indices; the first four are drawn unless indices are given.
       context, seed, ax: see the module; a grid of k columns takes k * k Axes.
 
@@ -206,11 +210,12 @@ def samples(
     Example:
       >>> plots.samples(model, x, n=2000)
     """
-    view = View(flow, context, n, seed, mixture=True)
+    view = View(flow, context, 1000 if n is None else n, seed, mixture=True)
     data, chosen, names = read_table(data, columns, view.size, at_most=4)
-    tables = [("samples", view.samples[:, chosen], FLOW_COLOR)]
+    rows = len(data) if n is None and data is not None else None
+    tables = [("samples", view.samples[:rows, chosen], FLOW_COLOR)]
     if data is not None:
-        tables.insert(0, ("data", thin(data, n)[:, chosen], DATA_COLOR))
+        tables.insert(0, ("data", thin(data, n or 1000)[:, chosen], DATA_COLOR))
     limits, k = limits_of([table for _, table, _ in tables]), len(chosen)
     if k == 2:
         apart = len(tables) == 2 and (ax is None or np.size(ax) > 1)
@@ -228,13 +233,18 @@ def samples(
             continue
         for label, table, color in tables:
             if i == j:
-                draw_histogram(axis, table[:, i], limits[i], color, label)
+                filled = label == "data"
+                draw_histogram(axis, table[:, i], limits[i], color, label, filled)
             else:
                 draw_scatter(axis, table[:, [j, i]], color)
         bottom, left = names[j] if i == k - 1 else "", names[i] if j == 0 < i else ""
-        legend = i == j == 0 and len(tables) == 2
         within = limits[[j]] if i == j else limits[[j, i]]
+        legend = k == 1 and len(tables) == 2
         frame(axis, within, xlabel=bottom, ylabel=left, legend=legend, equal=False)
+    if k > 1 and len(tables) == 2:
+        # In the empty half of the grid, where the layout need not make room for it.
+        legend = axes[0, 0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.1, 1.0))
+        legend.set_in_layout(False)
     return axes[0, 0].figure.figure
 
 
@@ -248,7 +258,7 @@ def marginals(
     seed: int = 0,
     ax: Any = None,
 ) -> Figure:
-    """Draw the distribution of each column, of the data in grey and of the samples as an outline.
+    """Draw the distribution of each column, of the data filled and of the samples as an outline.
 
     A 1-D flow is drawn by its exact density, unless its context is (N, C).
 
@@ -271,7 +281,7 @@ def marginals(
         points = view.samples[:, [column]]
         limits = limits_of([points, None if data is None else data[:, [column]]])
         if data is not None:
-            draw_histogram(axis, data[:, column], limits[0], DATA_COLOR, "data")
+            draw_histogram(axis, data[:, column], limits[0], DATA_COLOR, "data", filled=True)
         if view.size == 1 and np.ndim(context) < 2:
             draw_density(axis, view, limits, 400)
         else:
@@ -299,7 +309,7 @@ def history(history: Any, *, ax: Axes | None = None) -> Figure:
     """
     if isinstance(history, (str, os.PathLike)):
         table = np.genfromtxt(history, delimiter=",", names=True, ndmin=1)
-        logs = {name: table[name] for name in table.dtype.names}
+        logs = {name: table[name] for name in table.dtype.names or ()}
     else:
         logs = getattr(history, "history", history)
     losses = {name: np.asarray(logs[name], float) for name in ("loss", "val_loss") if name in logs}
@@ -312,7 +322,7 @@ def history(history: Any, *, ax: Axes | None = None) -> Figure:
     for name, values in losses.items():
         label, color = ("training", DATA_COLOR) if name == "loss" else ("validation", FLOW_COLOR)
         every = len(epochs) // len(values)  # more than 1 with `validation_freq`
-        at = 1 + np.asarray(epochs)[every - 1 :: every]
+        at = 1 + np.asarray(epochs)[every - 1 :: every][: len(values)]
         axis.plot(at, values, color=color, label=label)
     best = int(np.nanargmin(values))
     label = f"best: {values[best]:.4g} in epoch {at[best]:g}"
@@ -325,4 +335,5 @@ def history(history: Any, *, ax: Axes | None = None) -> Figure:
     margin = 0.06 * (top - low) or 0.1
     axis.set_ylim(low - margin, top + margin)
     frame(axis, (), xlabel="epoch", ylabel="negative log-likelihood (nats)", legend=True)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     return axis.figure.figure

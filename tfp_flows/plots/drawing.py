@@ -32,7 +32,7 @@ __all__ = [
     "thin",
 ]
 
-FLOW_COLOR, DATA_COLOR = "#2a788e", "#b0b0b0"  # Teal, from the middle of viridis, and grey.
+FLOW_COLOR, DATA_COLOR = "#2a788e", "#f0a860"  # Teal, from the middle of viridis, and orange.
 
 
 class View:
@@ -41,6 +41,8 @@ class View:
     def __init__(self, flow: Any, context: Any, n: int, seed: int, mixture: bool = False):
         if not (hasattr(flow, "log_prob") and hasattr(flow, "sample")):
             raise ValueError(f"`flow` must have `log_prob` and `sample`. Received: flow={flow!r}")
+        if n < 1:
+            raise ValueError(f"`n` must be at least 1. Received: n={n}")
         self._flow, self._kwargs, rows = flow, {}, ()
         if context is not None:
             if isinstance(flow, tfd.Distribution) and not isinstance(flow, Flow):
@@ -99,12 +101,17 @@ def read_table(
     names, chosen = [f"x{i}" for i in range(size)], list(range(size))
     if data is not None:
         names = [str(name) for name in getattr(data, "columns", names)]
-        data = np.asarray(data, float)
+        try:
+            data = np.asarray(data, float)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`data` must be numbers. Received: {error}") from error
         data = data[:, None] if data.ndim == size == 1 else data
         if data.shape != (len(data), size) or not len(data):
             raise ValueError(f"`data` must have shape (N, {size}). Received: shape={data.shape}")
         if not np.isfinite(data).all():
-            raise ValueError(f"`data` must be finite. Received: {np.argwhere(~np.isfinite(data))}")
+            row, column = np.argwhere(~np.isfinite(data))[0]
+            bad = f"{data[row, column]} in row {row}, column {column}"
+            raise ValueError(f"`data` must be finite. Received: {bad}")
     if columns is None:
         chosen = chosen[:at_most]
     elif len(columns) == size and all(isinstance(column, str) for column in columns):
@@ -125,23 +132,33 @@ def thin(points: np.ndarray, n: int) -> np.ndarray:
 
 
 def limits_of(
-    tables: Sequence[np.ndarray | None], extent: Any = None, square: bool = False
+    tables: Sequence[np.ndarray | None], extent: Any = None, square: bool | None = None
 ) -> np.ndarray:
-    """Limits (D, 2): those asked for, or such that they hold the bulk of each table."""
+    """Limits (D, 2): those asked for, or such that they hold the bulk of each table.
+
+    Square if asked for, or, unless forbidden, if there are two columns and their ranges are alike.
+    """
     finite = [x[np.isfinite(x).all(axis=1)] for x in tables if x is not None]
     if extent is not None:
-        limits = np.asarray(extent, float).reshape(-1, 2)
-        if len(limits) != finite[0].shape[1] or not (limits[:, 0] < limits[:, 1]).all():
+        limits = np.asarray(extent, float)
+        if limits.shape != (2 * finite[0].shape[1],) or not (limits[::2] < limits[1::2]).all():
             raise ValueError(
                 "`extent` must be (left, right) or, in 2-D, (left, right, bottom, top), "
                 f"with left < right and bottom < top. Received: extent={extent!r}"
             )
-        return limits
+        return limits.reshape(-1, 2)
     low = np.min([np.quantile(x, 0.005, axis=0) for x in finite], axis=0)
     high = np.max([np.quantile(x, 0.995, axis=0) for x in finite], axis=0)
     width = np.where(high > low, high - low, 1.0)
-    half = 0.62 * (width.max() if square else width)
+    if square or (square is None and len(width) == 2 and _alike(*width)):
+        width = width.max()
+    half = 0.62 * width
     return np.stack([(low + high) / 2 - half, (low + high) / 2 + half], axis=-1)
+
+
+def _alike(width: float, height: float) -> bool:
+    """Whether x and y can share one scale, as of a toy, and are not, say, minutes and metres."""
+    return 1 / 3 <= width / height <= 3
 
 
 def axes_for(
@@ -154,14 +171,15 @@ def axes_for(
             raise ValueError(f"`ax` must hold one Axes a panel, {count}. Received: {len(axes)}")
         return axes
     import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     per_row = per_row or (count if count <= 4 else min((3, 4), key=lambda width: -count % width))
     rows = math.ceil(count / per_row)
-    # pyplot makes the figure, which is how a notebook learns to show figures, and forgets it at
-    # once: a notebook would show it again at the end of the cell, and pyplot would keep it forever.
-    with plt.ioff():
-        figure = plt.figure(figsize=(cell[0] * per_row, cell[1] * rows), layout="constrained")
-    plt.close(figure)
+    # pyplot isn't told of the figure: it would keep it forever, and a notebook would show it twice,
+    # as the value of the cell and at the cell's end. But a notebook can show no figure at all
+    # until pyplot has loaded its backend, which is what this call is for.
+    plt.draw_if_interactive()
+    figure = Figure(figsize=(cell[0] * per_row, cell[1] * rows), layout="constrained")
     axes = figure.subplots(rows, per_row, squeeze=False).ravel()
     for spare in axes[count:]:
         spare.remove()
@@ -181,17 +199,22 @@ def frame(
     """Sets limits and words; if `equal`, x and y get one scale where their ranges are alike."""
     for limit, set_limit in zip(limits, (axis.set_xlim, axis.set_ylim), strict=False):
         set_limit(limit)
+    if len(limits) == 1:
+        axis.set_ylim(bottom=0)
     if len(limits) == 2:
-        width, height = np.diff(limits, axis=1)[:, 0]
-        alike = equal and 1 / 3 <= width / height <= 3
-        axis.set_aspect("equal" if alike else "auto")
-    axis.set_title(title, fontsize=9)
-    axis.set_xlabel(xlabel, fontsize=9)
-    axis.set_ylabel(ylabel, fontsize=9)
+        axis.set_aspect("equal" if equal and _alike(*np.ptp(limits, axis=1)) else "auto")
+    writers = {axis.set_title: title, axis.set_xlabel: xlabel, axis.set_ylabel: ylabel}
+    for write, words in writers.items():
+        if words:  # Else what the user has written stays.
+            write(words, fontsize=9)
     axis.tick_params(labelsize=8)
     axis.locator_params(nbins=5)
     if legend:
-        axis.legend(fontsize=8)
+        if axis.patches:  # matplotlib would lay the legend over the histogram: make room above it.
+            axis.set_ylim(0, 1.18 * axis.get_ylim()[1])
+            axis.legend(fontsize=8, loc="upper center", ncols=2)
+        else:
+            axis.legend(fontsize=8, markerscale=2 if axis.collections else 1)
 
 
 def draw_density(axis: Axes, view: View, limits: np.ndarray, resolution: int) -> Any:
@@ -202,6 +225,7 @@ def draw_density(axis: Axes, view: View, limits: np.ndarray, resolution: int) ->
     values = view.density(np.stack([x.ravel() for x in np.meshgrid(*ticks)], axis=-1))
     if len(limits) == 1:
         return axis.plot(ticks[0], values, color=FLOW_COLOR, label="flow")[0]
+    axis.set_facecolor("#440154")  # No density, as TFP's NaN outside a bijector's range means.
     ranked = np.sort(np.where(np.isfinite(values), values, 0.0))
     level = ranked[np.searchsorted(ranked.cumsum(), 0.99 * ranked.sum())]
     return axis.imshow(
@@ -216,15 +240,22 @@ def draw_density(axis: Axes, view: View, limits: np.ndarray, resolution: int) ->
 
 
 def draw_histogram(
-    axis: Axes, values: np.ndarray, limits: np.ndarray, color: str, label: str | None = None
+    axis: Axes,
+    values: np.ndarray,
+    limits: np.ndarray,
+    color: str,
+    label: str | None = None,
+    filled: bool = False,
 ) -> None:
-    """Draws a histogram, filled if of data, that adds up to the share of values within limits."""
-    edges = np.linspace(*limits, 1 + int(np.clip(len(values) ** 0.5, 12, 50)))
+    """Draws a histogram that adds up to the share of the values within the limits."""
+    edges = np.linspace(*limits, 1 + int(np.clip(len(values) ** 0.5, 24, 48)))
     weights = np.full(len(values), 1 / (len(values) * (edges[1] - edges[0])))
-    kind = "stepfilled" if color == DATA_COLOR else "step"
-    axis.hist(values, edges, weights=weights, color=color, label=label, histtype=kind)
+    style = {"histtype": "stepfilled", "alpha": 0.5} if filled else {"histtype": "step"}
+    axis.hist(values, edges, weights=weights, color=color, label=label, **style)
 
 
-def draw_scatter(axis: Axes, points: np.ndarray, color: Any, label: str | None = None) -> None:
+def draw_scatter(
+    axis: Axes, points: np.ndarray, color: Any, label: str | None = None, alpha: float = 0.7
+) -> None:
     # Rasterized: a PDF or SVG with thousands of circles is slow to open.
-    axis.scatter(*points.T, s=6, c=color, linewidths=0, alpha=0.7, label=label, rasterized=True)
+    axis.scatter(*points.T, s=6, c=color, linewidths=0, alpha=alpha, label=label, rasterized=True)
