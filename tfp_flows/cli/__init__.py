@@ -1,0 +1,14 @@
+"""The command `tfp-flows`: fit, score, sample and plot flows of tables of numbers.
+
+    tfp-flows fit data.csv --out runs/data                    # train, compare, draw
+    tfp-flows score runs/data new.csv                         # a log-density for each row
+    tfp-flows sample runs/data -n 1000 --out more.csv
+    tfp-flows plot runs/data --out pictures
+
+What the user got wrong is one line on standard error and exit code 1, before anything is written;
+any other error shows its traceback.
+"""
+
+from tfp_flows.cli.commands import app, main
+
+__all__ = ["app", "main"]
