@@ -53,9 +53,13 @@ OBJECTS = public_objects()
 EXAMPLES = {name: obj for name, obj in OBJECTS.items() if ">>>" in (inspect.getdoc(obj) or "")}
 
 
+@pytest.fixture(scope="module")
 def names_of_the_docs() -> dict:
     """What an example may use without importing it, as a reader would expect."""
     x = np.random.default_rng(0).normal(size=(64, 2)).astype("float32")
+    model = tfp_flows.FlowModel(flows.real_nvp(2, layers=2, hidden_units=(8,)))
+    model.adapt(x)
+    model.compile()
     return {
         **{name: getattr(tfp_flows, name) for name in tfp_flows.__all__},
         "Bijector": bijectors.Bijector,
@@ -65,19 +69,22 @@ def names_of_the_docs() -> dict:
         "tfd": tfp.distributions,
         "tfb": tfp.bijectors,
         "x": x,
+        "model": model,
     }
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_docstring_example_runs(name, tmp_path, monkeypatch):
+def test_docstring_example_runs(name, names_of_the_docs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # A real fit of 50 epochs shows nothing here that one epoch does not.
     fit = keras.Model.fit
     monkeypatch.setattr(
-        keras.Model, "fit", lambda self, *args, **kwargs: fit(self, *args, **{**kwargs, "epochs": 1})
+        keras.Model,
+        "fit",
+        lambda self, *args, **kwargs: fit(self, *args, **{**kwargs, "epochs": 1}),
     )
     source = doctest.script_from_examples(inspect.getdoc(EXAMPLES[name]))
-    exec(compile(source, name, "exec"), names_of_the_docs())
+    exec(compile(source, name, "exec"), dict(names_of_the_docs))
 
 
 def test_public_objects_are_documented():

@@ -251,10 +251,11 @@ class Conditioner(tf.Module):
         self.context_size = context_size
         width = input_size + (context_size or 0)
         self._reads_nothing = width == 0
+        self._width = max(width, 1)
         self.output_shape = output_shape
         self.layer = _ParameterNetwork(features, math.prod(output_shape), dtype=dtype)
         # A call, not `build`: some layers know their output shape only by running.
-        self.layer(tf.zeros([1, max(width, 1)], dtype))
+        self.layer(tf.zeros([1, self._width], dtype))
         # `tf.Module` looks for `tf.Variable`s in attributes and finds them in this list.
         self._layer_variables = [v.value for v in self.layer.variables]
 
@@ -263,7 +264,7 @@ class Conditioner(tf.Module):
             inputs = tf.concat([inputs, match_batch(context, inputs)], -1)
         elif self._reads_nothing:
             inputs = tf.ones(ps.concat([ps.shape(inputs)[:-1], [1]], 0), inputs.dtype)
-        outputs = self.layer(tf.reshape(inputs, [-1, inputs.shape[-1]]))
+        outputs = self.layer(tf.reshape(inputs, [-1, self._width]))
         return tf.reshape(outputs, ps.concat([ps.shape(inputs)[:-1], self.output_shape], 0))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import math
 import os
@@ -16,7 +15,7 @@ import numpy as np
 import typer
 from typer import Argument, Option
 
-from tfp_flows.cli import tables
+from tfp_flows.cli import options, tables
 from tfp_flows.cli.recipe import Recipe
 from tfp_flows.cli.tables import InputError
 
@@ -76,6 +75,10 @@ def fit(
     learning_rate: Annotated[
         float | None, Option(help="It halves when progress stalls.", show_default=BY_ROWS)
     ] = None,
+    noise: Annotated[
+        float | None,
+        Option(help="Blur of training rows, in deviations of a column.", show_default=BY_ROWS),
+    ] = None,
     layers: Annotated[int | None, Option(help="Number of bijectors.", show_default=BY_ROWS)] = None,
     hidden: Annotated[
         str | None, Option(help="Hidden widths of each network: 64,64.", show_default=BY_ROWS)
@@ -113,21 +116,21 @@ def fit(
     """
     with _errors_in_one_line():
         asked = {
-            "columns": _names("columns", columns),
-            "context": _names("context", context),
+            "columns": options.names("--columns", columns),
+            "context": options.names("--context", context),
             "flow": flow,
-            "layers": _at_least(1, "layers", layers),
-            "hidden": _widths(hidden),
-            "validation": _share("validation", validation),
-            "test": _share("test", test),
-            "seed": _at_least(0, "seed", seed),
+            "layers": options.integer("--layers", layers, least=1),
+            "hidden": options.widths("--hidden", hidden),
+            "validation": options.number("--validation", validation, below=1, zero=True),
+            "test": options.number("--test", test, below=1, zero=True),
+            "seed": options.integer("--seed", seed, least=0),
         }
         asked = {name: value for name, value in asked.items() if value is not None}
-        _at_least(1, "epochs", epochs)
-        _at_least(1, "patience", patience)
-        _at_least(1, "batch-size", batch_size)
-        if learning_rate is not None and not 0 < learning_rate < math.inf:
-            raise InputError(f"--learning-rate must be positive. Received: {learning_rate}.")
+        options.integer("--epochs", epochs, least=1)
+        options.integer("--patience", patience, least=1)
+        options.integer("--batch-size", batch_size, least=1)
+        options.number("--learning-rate", learning_rate, below=math.inf, zero=False)
+        options.number("--noise", noise, below=1, zero=True)
         out = out or Path("runs") / Path(data or "faithful").stem
         if out.exists() and not resume:
             raise InputError(f"{out} exists: choose another --out, or --resume the fit in it.")
@@ -178,6 +181,7 @@ def fit(
             epochs=epochs,
             patience=patience,
             batch_size=batch_size,
+            noise=noise,
             seed=recipe.seed,
         )
     except KeyboardInterrupt:
@@ -235,8 +239,8 @@ def sample(
     """Draw new rows and write them as CSV, in front of them the context that they are given."""
     with _errors_in_one_line():
         _check_new(out)
-        _at_least(1, "n", n)
-        _at_least(0, "seed", seed)
+        options.integer("-n", n, least=1)
+        options.integer("--seed", seed, least=0)
         frame = None if context is None else tables.read(context)
 
         from tfp_flows.cli import fitting
@@ -307,39 +311,3 @@ def _check_new(out: Path | None) -> None:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-
-
-def _names(option: str, text: str | None) -> list[str] | None:
-    """Names between commas; one that has a comma itself stands in quotation marks, as in CSV."""
-    if text is None:
-        return None
-    names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
-    if not all(names) or not names:
-        raise InputError(f"--{option} must be names of columns, A,B. Received: {text!r}.")
-    return names
-
-
-def _widths(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        widths = [int(width) for width in text.split(",")]
-    except ValueError:
-        widths = [0]
-    if min(widths) < 1:
-        raise InputError(f"--hidden must be positive integers, 64,64. Received: {text!r}.")
-    return widths
-
-
-def _share(option: str, value: float | None) -> float | None:
-    if value is not None and not 0 <= value < 1:
-        raise InputError(f"--{option} must be a share of the rows, from 0 to 1. Received: {value}.")
-    return value
-
-
-def _at_least(least: int, option: str, value: int | None) -> int | None:
-    if value is not None and not least <= value < 2**31:
-        raise InputError(
-            f"-{'-' * (len(option) > 1)}{option} must be at least {least}. Received: {value}."
-        )
-    return value

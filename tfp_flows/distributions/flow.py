@@ -33,8 +33,8 @@ class Flow(_TransformedDistribution):
     log_prob: `log p(f⁻¹(x; context)) + log |det ∂f⁻¹/∂x|`, in nats
     sample: `f(z; context)` with `z ~ p`
 
-    It is a `tfd.TransformedDistribution`, so everything of TFP that takes a distribution takes a
-    flow. On top of it,
+    It is what `tfd.TransformedDistribution(...)` makes of bijectors like ours, a class of TFP's own
+    without a public name, so everything of TFP that takes a distribution takes a flow. On top,
 
     - `context=` reaches every conditional bijector, however deep in `tfb.Chain` and `tfb.Invert`;
     - `log_prob` always computes: TFP's cache, which would answer with values from before a
