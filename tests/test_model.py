@@ -912,12 +912,13 @@ def test_the_base_and_the_log_determinant_can_be_the_culprit():
     coupling = bijectors.Coupling(2, transformers.Affine(), (8,))
     with pytest.warns(RuntimeWarning, match="'bimodal_softsign', in its log-determinant"):
         train(compiled(Flow(standard(), tfb.Chain([squashed, coupling]))))
-    # Of TFP's own classes, and with context.
-    plain = tfd.TransformedDistribution(
-        standard(), tfb.Chain([tfb.Shift(tf.Variable([1.0, 1])), squashed])
-    )
+    # Of TFP's own classes: all is well with the data, but not once they are shifted.
+    wide = bijectors.BimodalSoftsign(scale=20.0)
+    chain = tfb.Chain([tfb.Shift(tf.Variable([100.0, 0.0])), wide])
+    plain = tfd.TransformedDistribution(standard(), chain)
     with pytest.warns(RuntimeWarning, match="bijector 2 of 2 from the data, 'bimodal_softsign'"):
         train(compiled(plain))
+    # With context.
     steps = [bijectors.Coupling(2, transformers.Affine(), (8,), context_size=CONTEXT), squashed]
     with pytest.warns(RuntimeWarning, match="bijector 2 of 2 from the data, 'bimodal_softsign'"):
         train(compiled(Flow(standard(), tfb.Chain(steps))), CONTEXTS, DATA)

@@ -70,8 +70,12 @@ def new_model(recipe: Recipe, rows: Rows, *, learning_rate: float | None) -> Flo
     model = FlowModel(flows.get(recipe.flow, rows.y.shape[1], **options))
     model.adapt(*rows.inputs)
     rate = learning_rate or (5e-3 if small else 1e-3)
-    # Like a Gaussian prior on the weights, decay weighs less, the more rows there are.
-    model.compile(keras.optimizers.AdamW(rate, weight_decay=200 / n, clipnorm=10.0))
+    # Like a Gaussian prior on the weights, decay weighs less, the more rows there are. Averages of
+    # the weights over the last 50 steps or so are what is validated and kept: they jitter less.
+    optimizer = keras.optimizers.AdamW(
+        rate, weight_decay=20 / n, clipnorm=10.0, use_ema=True, ema_momentum=0.98
+    )
+    model.compile(optimizer)
     return model
 
 
@@ -109,6 +113,7 @@ def train(
     noise = 1.4 / math.sqrt(len(rows)) if noise is None else noise
     brief = len(rows) / batch_size < 50  # then one bar for all epochs, else a bar for each
     callbacks = [
+        keras.callbacks.SwapEMAWeights(swap_on_epoch=True),  # before all that look at the weights
         keras.callbacks.ReduceLROnPlateau(monitor, factor=0.5, patience=max(patience // 3, 1)),
         keras.callbacks.EarlyStopping(monitor, patience=patience, baseline=before.best),
         keras.callbacks.ModelCheckpoint(
