@@ -2,12 +2,13 @@
 
 import inspect
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_flows import Flow, bijectors, flows
+from tfp_flows import Flow, bijectors, flows, networks
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -223,3 +224,13 @@ def test_bad_spline_options_are_errors():
             make(2, bins=0)
         with pytest.raises(ValueError, match="`bound` must be positive"):
             make(2, bound=-1.0)
+
+
+def test_dropout_masks_differ_from_layer_to_layer():
+    first, second = (
+        layer
+        for layer in networks.MLP((64, 64), dropout=0.5, seed=3)._flatten_layers()
+        if isinstance(layer, keras.layers.Dropout)
+    )
+    ones = np.ones((8, 64), "float32")
+    assert not np.array_equal(first(ones, training=True), second(ones, training=True))

@@ -80,8 +80,9 @@ class MLP(keras.layers.Layer):
             )
             self._stack.append(dense)
             if dropout:
+                layer_seed = None if seed is None else seed + i  # Else all masks are equal.
                 self._stack.append(
-                    keras.layers.Dropout(dropout, seed=seed, dtype=self.dtype_policy)
+                    keras.layers.Dropout(dropout, seed=layer_seed, dtype=self.dtype_policy)
                 )
 
     def build(self, input_shape: Sequence[int | None]) -> None:
