@@ -426,3 +426,35 @@ def test_stages_of_a_conditional_flow_need_its_context():
     stages = flow.given(context).stages()
     assert len(stages) == 3
     np.testing.assert_allclose(stages[-1].log_prob(x), flow.log_prob(x, context=context), atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_a_missing_context_gives_no_density(mode):
+    flow = randomize(small_flow("neural_spline", CONTEXT))
+    context = normal(4, CONTEXT)
+    context[1] = np.nan
+    log_prob = flow.log_prob
+    if mode != "eager":
+        log_prob = tf.function(flow.log_prob, jit_compile=mode == "xla")
+    found = log_prob(normal(4, EVENT), context)
+    np.testing.assert_array_equal(np.isnan(found), [False, True, False, False])
+
+
+def test_a_broken_network_is_not_taken_for_the_end_of_the_support():
+    flow = randomize(small_flow("real_nvp"))
+    for variable in flow.trainable_variables:
+        variable.assign(variable * np.nan)
+    assert np.isnan(flow.log_prob(normal(4, EVENT))).all()
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), 2**40 + 3, -5])
+def test_any_integer_is_a_seed(seed):
+    flow = small_flow()
+    np.testing.assert_array_equal(flow.sample(2, seed=seed), flow.sample(2, seed=seed))
+
+
+def test_a_base_that_does_not_fit_is_an_error():
+    with pytest.raises(ValueError, match=r"events of rank 1 or more.*Received: event_shape"):
+        Flow(tfd.Normal([0.0, 0.0], 1.0), bijectors.Rotation2D(0.1))
+    with pytest.raises(ValueError, match="`distribution` must not need context itself"):
+        Flow(small_flow("real_nvp", CONTEXT), tfb.Scale(2.0))

@@ -114,6 +114,7 @@ def sequential():
     return keras.Sequential(
         [
             keras.layers.Dense(8, activation="relu", kernel_regularizer=regularizer),
+            keras.layers.Dense(8, activation=squash),
             keras.layers.BatchNormalization(),
         ]
     )
@@ -768,6 +769,16 @@ def test_a_hostile_file_is_refused_and_runs_nothing(position, victim, marker, tm
         assert "hostile_module" not in sys.modules, kind
 
 
+def test_every_hostile_object_is_known_by_its_config(marker):
+    """Whatever the version of Keras would make of it."""
+    for kind, hostile in hostile_objects(marker).items():
+        if "kind" not in hostile:
+            for config in (hostile, {"config": [1, {"x": hostile}]}):
+                with pytest.raises(ValueError, match=r"^it.* neither saves nor loads"):
+                    serialization.check_keras(config, ValueError, "it")
+            assert not marker.exists(), kind
+
+
 def test_a_hostile_file_that_claims_to_be_another_model(victim, marker, tmp_path):
     for kind, hostile in hostile_objects(marker).items():
         nested = {
@@ -863,6 +874,27 @@ def test_foreign_files_are_clear_errors(saved, tmp_path):
         FlowModel.load(tmp_path / "absent.keras")
     with pytest.raises(FileNotFoundError, match="There is no file"):
         FlowModel.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tfp_flows>MLP",  # registered, but no part of a distribution
+        "tfp.bijectors>real_nvp_default_template",  # functions of the same modules
+        "tfp.distributions>kl_divergence",
+        "tf.linalg>eye",
+        "tfp.bijectors>Bijector.__init__",
+        "tfp_flows.bijectors>transformers",
+        "os>system",
+        "Flow",
+        "",
+    ],
+)
+def test_a_config_names_classes_of_distributions_and_bijectors_only(name):
+    for kind in ("object", "transformer"):
+        config = {"kind": kind, "class": name, "id": 0, "arguments": {"kind": "dict", "items": {}}}
+        with pytest.raises(ValueError, match=f"The class '{name}' is not one that tfp_flows loads"):
+            serialization.deserialize(config)
 
 
 def test_a_damaged_config_is_an_error():

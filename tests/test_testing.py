@@ -157,7 +157,7 @@ def test_a_wrong_bijector_fails(law):
 
 def test_infinite_gradients_fail():
     with pytest.raises(
-        AssertionError, match=r"(?s)'finite': gradient of forward .* at the input 0.0"
+        AssertionError, match=r"'finite': gradient of forward has nan at the input 0.0"
     ):
         skip = only("finite", testing.BIJECTOR_LAWS)
         testing.check_bijector(InfiniteSlopeAtZero(), X, skip=skip)

@@ -87,7 +87,7 @@ def unpack(data: Any) -> tuple[Any, tf.Tensor | None]:
     return (y if x.shape[-1] == 0 else (x, y)), weight
 
 
-def pairs(x: Any, y: Any, size: int = 1024) -> Iterator[tuple[Any, Any]]:
+def pairs(x: Any, y: Any, size: int = 4096) -> Iterator[tuple[Any, Any]]:
     """Pairs of context (or None) and events from whatever `fit` takes, for one pass."""
     if y is None and isinstance(x, tuple | list):
         x, y = x

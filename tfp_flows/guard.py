@@ -73,7 +73,7 @@ def explain_non_finite(
       distribution: what is trained.
       batches: standardized events and their context, or None.
     """
-    for x, context in itertools.islice(batches, 200):  # A dataset may repeat without end.
+    for x, context in itertools.islice(batches, 50):  # A dataset may repeat without end.
         given = distribution if context is None else distribution.given(context)
         found = _first_bad_value(given, x) or _first_bad_gradient(given, x)
         if found:

@@ -71,16 +71,18 @@ class FlowModel(MaximumLikelihood):
         _check_distribution(distribution)
         conditioners = [m.layer for m in distribution.submodules if isinstance(m, Conditioner)]
         dtype = tf.as_dtype(distribution.dtype).name
-        mixed = any(
-            layer.dtype_policy.name == "mixed_float16"
+        policies = {
+            layer.dtype_policy.name
             for conditioner in conditioners
             for layer in conditioner._flatten_layers()
-        )
+        }
+        mixed = next((name for name in sorted(policies) if name.startswith("mixed_")), None)
         # The policy tells `compile` to scale the loss; events themselves are never cast to half.
-        super().__init__(name=name, dtype="mixed_float16" if mixed else dtype, autocast=False)
+        super().__init__(name=name, dtype=mixed or dtype, autocast=False)
         self.distribution = distribution
         self.conditioners = list({id(layer): layer for layer in conditioners}.values())
         self.event_dtype = dtype
+        self.event_shape = distribution.event_shape
         self.context_size = getattr(distribution, "context_size", None)
         owned = {v.value.ref() for layer in self.conditioners for v in layer.variables}
         given = distribution
@@ -182,12 +184,19 @@ class FlowModel(MaximumLikelihood):
         return {
             "distribution": serialization.serialize(self.distribution),
             "name": self.name,
+            "policy": self.dtype_policy.name,
             "trainable_layers": [layer.trainable for layer in self._flatten_layers()],
         }
 
     @classmethod
     def from_config(cls, config: dict) -> FlowModel:
-        model = cls(serialization.deserialize(config["distribution"]), name=config["name"])
+        # Conditioners follow the global policy: for a while, let it be the one they were made by.
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(config["policy"])
+        try:
+            model = cls(serialization.deserialize(config["distribution"]), name=config["name"])
+        finally:
+            keras.config.set_dtype_policy(before)
         # Layers come before their sublayers, whose flags they overwrite.
         for layer, trainable in zip(
             model._flatten_layers(), config["trainable_layers"], strict=True

@@ -49,14 +49,16 @@ class Standardizer(keras.layers.Layer):
             raise ValueError(f"`{name}` must have shape ({expected}). Received: {data.shape}")
         if len(data) < 2:
             raise ValueError(f"`{name}` must have two rows or more. Received: {len(data)}")
-        # Rounding can leave a constant column with a deviation that is tiny, but not 0.
-        constant = np.argwhere(data.std(0) <= 1e-12 * np.abs(data).max(0))
+        # A column that varies only in digits beyond the dtype's would come out as a few steps.
+        eps = np.finfo(self.dtype).eps
+        constant = np.argwhere(data.std(0) <= 100 * eps * np.abs(data).max(0))
         if len(constant):
             index = ", ".join(map(str, constant[0])) or "0"
             column = index if columns is None else repr(columns[constant[0][0]])
             raise ValueError(
                 f"`{name}` must vary in every column. Received: a constant column, {column}, which "
-                "has no density"
+                f"has no density, or one that varies in no digit of {self.dtype}: subtract its "
+                "offset, or use float64"
             )
         self.shift.assign(data.mean(0))
         self.scale.assign(data.std(0))

@@ -19,8 +19,8 @@ __all__ = ["MaximumLikelihood"]
 class MaximumLikelihood(keras.Model):
     """A Keras model whose loss is the mean negative log-likelihood of its data, in nats.
 
-    A subclass has `event_dtype`, `log_prob(x, context)` and `explain_non_finite(pairs)`, which says
-    in a sentence what made the loss not finite.
+    A subclass has `event_dtype`, `event_shape`, `context_size`, `log_prob(x, context)` and
+    `explain_non_finite(pairs)`, which says in a sentence what made the loss not finite.
     """
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
@@ -107,6 +107,7 @@ class MaximumLikelihood(keras.Model):
             (validation_data, "validation_data"),
         ):
             check_finite(part, name)
+        self._check_shapes(x, y)
         guard = StopOnNonFinite(lambda: self.explain_non_finite(pairs(x, y)))
         self.build_optimizer()
         if isinstance(validation_data, tuple | list):
@@ -144,7 +145,11 @@ class MaximumLikelihood(keras.Model):
         return_dict: bool = False,
         **keras_internal: Any,
     ) -> float | dict[str, float]:
-        """Mean negative log-likelihood of `x`, or of `y` given the context `x`, in nats."""
+        """Mean negative log-likelihood of `x`, or of `y` given the context `x`, in nats.
+
+        As everywhere in Keras, weighted rows are summed and divided by their number.
+        """
+        self._check_shapes(x, y)
         x, y, sample_weight = pack(x, y, sample_weight)
         with self._floatx():
             return super().evaluate(
@@ -168,6 +173,9 @@ class MaximumLikelihood(keras.Model):
         callbacks: Sequence[keras.callbacks.Callback] | None = None,
     ) -> np.ndarray:
         """Log-density in nats of every row of `x`, an array or `(context, x)`."""
+        if hasattr(batch_size, "shape"):
+            raise ValueError("`x` must be one argument: call `predict((context, x))`.")
+        self._check_shapes(x, None)
         with self._floatx():
             return super().predict(
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
@@ -177,6 +185,22 @@ class MaximumLikelihood(keras.Model):
         """Make the optimizer's variables now: in the training step, they have it traced twice."""
         if self.compiled and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
+
+    def _check_shapes(self, x: Any, y: Any) -> None:
+        """Raise a ValueError unless arrays have the shapes of context and events."""
+        pair = y is None and isinstance(x, tuple | list) and len(x) == 2
+        context, events = x if pair else (x, y)
+        if events is None:
+            context, events = None, context
+        shapes = [("events", events, tuple(self.event_shape))]
+        if self.context_size is not None and np.shape(context)[-1:] != (0,):
+            shapes.append(("context", context, (self.context_size,)))
+        for what, array, shape in shapes:
+            if hasattr(array, "__array__") and np.shape(array)[1:] != shape:
+                need = ", ".join(map(str, ("n", *shape)))
+                raise ValueError(
+                    f"The {what} must have shape ({need}). Received: shape={np.shape(array)}"
+                )
 
     @contextlib.contextmanager
     def _floatx(self) -> Iterator[None]:

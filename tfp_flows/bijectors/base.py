@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -79,7 +80,7 @@ def check_context(
     if size is None:
         raise ValueError(
             f"`context` was given, but this {name} is unconditional: construct it with "
-            f"`context_size`. Received: a context of shape {tuple(tf.shape(context))}"
+            f"`context_size`. Received: a context of shape {np.shape(context)}"
         )
     if context is None:
         raise ValueError(

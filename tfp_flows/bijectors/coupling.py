@@ -68,12 +68,12 @@ class Coupling(Bijector):
         event_size: int,
         transformer: Transformer,
         conditioner: Sequence[int] | keras.layers.Layer = (64, 64),
-        *,
         mask: str | Sequence[bool] | np.ndarray = "half",
         flip: bool = False,
         context_size: int | None = None,
         dtype: str | tf.DType = "float32",
         seed: int | None = None,
+        *,
         validate_args: bool = False,
         name: str = "coupling",
     ):
@@ -122,7 +122,12 @@ class Coupling(Bijector):
             x = match_batch(x, context)
         kept, moved = self._split(x)
         moved, log_det = direction(moved, self.conditioner(kept, context))
-        return self._join(kept, moved), tf.reduce_sum(log_det, -1)
+        log_det = tf.reduce_sum(log_det, -1)
+        if context is not None:
+            # Networks can lose a NaN, in a relu say: a missing context must not give a density.
+            missing = tf.reduce_any(tf.math.is_nan(context), -1)
+            log_det = tf.where(missing, tf.constant(np.nan, log_det.dtype), log_det)
+        return self._join(kept, moved), log_det
 
     def _split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if self._in_order:

@@ -46,8 +46,8 @@ class Elementwise(Bijector):
         self,
         event_size: int,
         transformer: Transformer,
-        *,
         dtype: str | tf.DType = "float32",
+        *,
         validate_args: bool = False,
         name: str = "elementwise",
     ):

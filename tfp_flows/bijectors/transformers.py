@@ -160,7 +160,7 @@ class RationalQuadraticSpline(Transformer):
       bins: number of bins, at least 1.
       bound: half-width of the interval that is transformed, in the units of `x`.
       min_bin: smallest width and height of a bin, as a share of the interval.
-      min_slope: smallest slope at a knot.
+      min_slope: smallest slope at a knot; inside a bin the slope can be smaller.
 
     Raises:
       ValueError, TypeError: an argument is not a positive finite number, `bins` is no integer, or

@@ -39,9 +39,7 @@ BY_ROWS = "by number of rows"
 
 def main() -> None:
     """The entry point of `tfp-flows`."""
-    # Only in this process, and before TensorFlow is imported: no start-up messages, no windows.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("MPLBACKEND", "Agg")
+    os.environ.setdefault("MPLBACKEND", "Agg")  # In this process: figures need no display.
     warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
     app()
 

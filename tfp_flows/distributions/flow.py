@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -84,6 +86,18 @@ class Flow(_TransformedDistribution):
             )
         if not isinstance(bijector, tfb.Bijector):
             raise TypeError(f"`bijector` must be a tfb.Bijector. Received: bijector={bijector!r}")
+        if getattr(distribution, "context_size", None) is not None:
+            raise ValueError(
+                "`distribution` must not need context itself: put its bijectors into `bijector`. "
+                f"Received: distribution={distribution!r}"
+            )
+        needed, rank = bijector.forward_min_event_ndims, distribution.event_shape.rank
+        if isinstance(needed, int) and rank is not None and rank < needed:
+            raise ValueError(
+                f"`distribution` must have events of rank {needed} or more for this bijector: wrap "
+                "it in tfd.Independent or tfd.Sample, or use tfd.MultivariateNormalDiag. "
+                f"Received: event_shape={distribution.event_shape}"
+            )
         self._context_size = _context_size(bijector)
         super().__init__(
             distribution,
@@ -116,7 +130,7 @@ class Flow(_TransformedDistribution):
         if self.context_size is None:
             raise ValueError(
                 "`context` was given, but no bijector of this flow is conditional: construct it "
-                f"with `context_size`. Received: context of shape {tuple(tf.shape(context))}"
+                f"with `context_size`. Received: context of shape {np.shape(context)}"
             )
         context = tf.cast(tf.convert_to_tensor(context), self.dtype)
         if context.shape.rank == 0 or context.shape[-1] not in (None, self.context_size):
@@ -152,6 +166,12 @@ class Flow(_TransformedDistribution):
         """Density at `value`: the exponential of `log_prob`."""
         return super(Flow, self._conditioned(context)).prob(value, name=name)
 
+    def unnormalized_log_prob(
+        self, value: Any, context: Any | None = None, name: str = "unnormalized_log_prob"
+    ) -> tf.Tensor:
+        """The same as `log_prob`: flows are normalized."""
+        return self.log_prob(value, context, name=name)
+
     def sample(
         self,
         sample_shape: Any = (),
@@ -180,10 +200,20 @@ class Flow(_TransformedDistribution):
 
     def _log_prob(self, y: tf.Tensor) -> tf.Tensor:
         # A new tensor is unknown to TFP's caches, which look inputs up by identity.
-        log_prob = super()._log_prob(tf.identity(y))
-        # Outside the range of TFP's bijectors, as of tfb.Sigmoid, the inverse is NaN.
-        missing = tf.reduce_any(tf.math.is_nan(y), axis=list(range(-self.event_shape.rank, 0)))
-        outside = tf.math.is_nan(log_prob) & ~missing
+        y = tf.identity(y)
+        log_prob = super()._log_prob(y)
+        # TFP's bijectors give NaN outside their range, as tfb.Sigmoid does. Such maps stand at the
+        # data's end; a NaN from further inside, where parameters are learned, must stay one.
+        outside, event_ndims = None, self.event_shape.rank
+        for step in chain_steps(self.bijector):
+            if isinstance(step, Bijector) or step.variables:
+                break
+            x = step.inverse(y)
+            left_range = _any_nan(x, event_ndims) & ~_any_nan(y, event_ndims)
+            outside = left_range if outside is None else outside | left_range
+            y = x
+        if outside is None:
+            return log_prob
         return tf.where(outside, tf.constant(-math.inf, log_prob.dtype), log_prob)
 
     def stages(self, context: Any | None = None) -> list[tfd.Distribution]:
@@ -199,9 +229,15 @@ class Flow(_TransformedDistribution):
         ]
 
 
+def _any_nan(x: tf.Tensor, event_ndims: int) -> tf.Tensor:
+    return tf.reduce_any(tf.math.is_nan(x), axis=list(range(-event_ndims, 0)))
+
+
 def stateless_seed(seed: Any | None) -> Any | None:
     """An integer as a stateless seed: the same draws at every call, unlike TFP's own reading."""
-    return tf.constant([0, seed], tf.int32) if isinstance(seed, int) else seed
+    if isinstance(seed, numbers.Integral):
+        return tf.constant([0, int(seed) % 2**31], tf.int32)
+    return seed
 
 
 def chain_steps(bijector: tfb.Bijector) -> list[tfb.Bijector]:

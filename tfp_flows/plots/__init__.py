@@ -121,8 +121,8 @@ def stages(
 
 def density(
     flow: Any,
-    *,
     data: Any = None,
+    *,
     context: Any = None,
     columns: Sequence[str] | None = None,
     extent: Sequence[float] | None = None,

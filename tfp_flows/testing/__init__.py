@@ -60,7 +60,7 @@ def check_bijector(
       ...     v.assign_add(tf.random.stateless_normal(v.shape, seed=(0, 1), stddev=0.1))
       >>> testing.check_bijector(layer, np.random.randn(5, 3).astype("float32"))
     """
-    x = tf.convert_to_tensor(x)
+    x = _events(x, bijector, tfb.Bijector)
     case = Case(
         subject=bijector,
         x=x,
@@ -102,7 +102,7 @@ def check_flow(
       >>> flow = flows.neural_spline(2, layers=2, seed=0)
       >>> testing.check_flow(flow, flow.sample(10, seed=0))
     """
-    x = tf.convert_to_tensor(x)
+    x = _events(x, flow, tfd.Distribution)
     case = Case(
         subject=flow,
         x=x,
@@ -112,6 +112,18 @@ def check_flow(
         integral_tolerance=integral_tolerance,
     )
     _check(FLOW_LAWS, case, skip)
+
+
+def _events(x: Any, subject: Any, kind: type) -> tf.Tensor:
+    """The events in the dtype of what is checked, or their own where it has none."""
+    if not isinstance(subject, kind):
+        raise TypeError(f"A {kind.__name__} is needed. Received: {subject!r}")
+    own = np.asarray(x).dtype
+    dtype = subject.dtype or (own if own.kind == "f" else "float32")
+    x = tf.convert_to_tensor(np.asarray(x), dtype)
+    if x.shape.rank < 1 or x.shape[0] < 2:
+        raise ValueError(f"`x` must hold two events or more. Received: shape={x.shape}")
+    return x
 
 
 def _check(laws: dict[str, Callable], case: Case, skip: Iterable[str]) -> None:

@@ -115,7 +115,14 @@ def _finite(case: Case) -> None:
             gradients = tape.gradient(total, sources)
             for what, result in (("value", value), ("log-det", log_det), *_named(gradients)):
                 if result is not None and not np.isfinite(result).all():
-                    fail(case, "finite", f"{what} of {name} is {result} at the input {extreme!r}")
+                    bad = np.ravel(result)[~np.isfinite(np.ravel(result))][0]
+                    option = "extremes" if name == "forward" else "inverse_extremes"
+                    fail(
+                        case,
+                        "finite",
+                        f"{what} of {name} has {bad} at the input {extreme!r}; for a bijector of a "
+                        f"bounded domain or range choose `{option}`",
+                    )
 
 
 def _named(gradients: list) -> list[tuple[str, Any]]:

@@ -109,7 +109,12 @@ def _integral(case: Case) -> None:
     mass = sum(np.exp(log_prob(part).numpy().astype("float64")).sum() for part in parts)
     total = mass * (edges[1] - edges[0]) ** size
     if not abs(total - 1) < case.options["integral_tolerance"]:
-        fail(case, "integral", f"the density integrates to {total:.6f} over {extent}")
+        fail(
+            case,
+            "integral",
+            f"the density integrates to {total:.6f} over {extent}; ridges narrower than the grid "
+            "need a larger `integral_tolerance`",
+        )
 
 
 FLOW_LAWS: dict[str, Callable[[Case], None]] = {
