@@ -31,7 +31,9 @@ def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         resources={"metadata": {"path": str(FOLDER)}},
     )
     # With no backend set, the kernel chooses the one that puts figures into the notebook.
-    return client.execute(env={k: v for k, v in os.environ.items() if k != "MPLBACKEND"})
+    env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    env["PYTHONPATH"] = str(FOLDER.parent)  # this tree's package, installed or not
+    return client.execute(env=env)
 
 
 def save(notebook: nbformat.NotebookNode, path: Path) -> None:
