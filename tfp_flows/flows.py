@@ -31,7 +31,7 @@ from tfp_flows.bijectors.transformers import (
     Transformer,
 )
 from tfp_flows.distributions.flow import Flow
-from tfp_flows.networks import positive_int
+from tfp_flows.networks.sizes import positive_int
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 

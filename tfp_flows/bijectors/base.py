@@ -61,6 +61,17 @@ class Bijector(tfb.Bijector):
         return self._inverse_and_log_det(y, **kwargs)[1]
 
 
+def mark_missing(log_det: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
+    """NaN where a value of the context is NaN: a missing context must not give a density.
+
+    Networks can lose a NaN on the way, in a relu say.
+    """
+    if context is None:
+        return log_det
+    missing = tf.reduce_any(tf.math.is_nan(context), -1)
+    return tf.where(missing, tf.constant(np.nan, log_det.dtype), log_det)
+
+
 def check_event_size(bijector: tfb.Bijector, x: tf.Tensor, event_size: int) -> None:
     """Raise a ValueError unless the last axis of `x` has `event_size` entries."""
     if x.shape.rank == 0 or x.shape[-1] not in (None, event_size):

@@ -8,10 +8,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_flows.bijectors.base import Bijector, check_context, check_event_size
+from tfp_flows.bijectors.base import (
+    Bijector,
+    check_context,
+    check_event_size,
+    mark_missing,
+)
 from tfp_flows.bijectors.elementwise import check_structure
 from tfp_flows.bijectors.transformers import Transformer
-from tfp_flows.networks import Conditioner, match_batch
+from tfp_flows.networks.conditioner import Conditioner, match_batch
 
 __all__ = ["Coupling"]
 
@@ -122,11 +127,7 @@ class Coupling(Bijector):
             x = match_batch(x, context)
         kept, moved = self._split(x)
         moved, log_det = direction(moved, self.conditioner(kept, context))
-        log_det = tf.reduce_sum(log_det, -1)
-        if context is not None:
-            # Networks can lose a NaN, in a relu say: a missing context must not give a density.
-            missing = tf.reduce_any(tf.math.is_nan(context), -1)
-            log_det = tf.where(missing, tf.constant(np.nan, log_det.dtype), log_det)
+        log_det = mark_missing(tf.reduce_sum(log_det, -1), context)
         return self._join(kept, moved), log_det
 
     def _split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

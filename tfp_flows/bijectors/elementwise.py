@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
 from tfp_flows.bijectors.transformers import Transformer
-from tfp_flows.networks import positive_int
+from tfp_flows.networks.sizes import positive_int
 
 __all__ = ["Elementwise"]
 

@@ -20,7 +20,7 @@ from tensorflow_probability.python.distributions.transformed_distribution import
 )
 
 from tfp_flows.bijectors.base import Bijector
-from tfp_flows.networks import match_batch
+from tfp_flows.networks.conditioner import match_batch
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 

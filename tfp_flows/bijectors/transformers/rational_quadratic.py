@@ -1,141 +1,16 @@
-"""Transformers: monotone scalar maps whose parameters come from elsewhere.
-
-A transformer says how many parameters it needs for one scalar (`parameter_count`) and maps scalars
-elementwise: inputs of shape `(..., units)`, parameters of shape `(..., parameter_count, units)`.
-What makes the parameters is the structure around it: `Elementwise` trains them as they are,
-`Coupling` computes them with a conditioner. Batch dimensions are equal in number and broadcast.
-Parameters are unconstrained, and zeros give the identity.
-
-To add one, write a frozen dataclass with `parameter_count`, `forward` and `inverse`; register it
-with `keras.saving.register_keras_serializable` to save flows that use it.
-"""
+"""Rational-quadratic splines."""
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import math
 
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Additive", "Affine", "RationalQuadraticSpline", "Transformer"]
+from tfp_flows.bijectors.transformers.base import Pair, Transformer, check_positive
 
-Pair = tuple[tf.Tensor, tf.Tensor]
-
-
-class Transformer(abc.ABC):
-    """An elementwise monotone map `x -> y` of scalars, with parameters given at the call."""
-
-    @property
-    @abc.abstractmethod
-    def parameter_count(self) -> int:
-        """How many parameters one scalar needs."""
-
-    @abc.abstractmethod
-    def forward(self, x: tf.Tensor, parameters: tf.Tensor) -> Pair:
-        """Return `y` and `log dy/dx`, elementwise, both of the shape of `x`."""
-
-    @abc.abstractmethod
-    def inverse(self, y: tf.Tensor, parameters: tf.Tensor) -> Pair:
-        """Return `x` and `log dx/dy`, elementwise, both of the shape of `y`."""
-
-    def get_config(self) -> dict:
-        """The arguments of the constructor."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config: dict) -> Transformer:
-        """Construct from `get_config()`."""
-        return cls(**config)
-
-
-def _check_positive(transformer: Transformer, *names: str) -> None:
-    for name in names:
-        value = getattr(transformer, name)
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-            raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"`{name}` must be positive and finite. Received: {name}={value!r}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Additive(Transformer):
-    """Shift by one parameter.
-
-    Forward: `y = x + t`
-    Inverse: `x = y - t`
-    Log-det: `0`
-
-    Both directions cost one addition. One parameter a scalar.
-
-    Source: Laurent Dinh, David Krueger and Yoshua Bengio, "NICE: Non-linear Independent Components
-    Estimation" (2014).
-
-    Example:
-      >>> bijectors.Coupling(4, bijectors.transformers.Additive())
-    """
-
-    @property
-    def parameter_count(self) -> int:
-        return 1
-
-    def forward(self, x: tf.Tensor, parameters: tf.Tensor) -> Pair:
-        y = x + parameters[..., 0, :]
-        return y, tf.zeros_like(y)
-
-    def inverse(self, y: tf.Tensor, parameters: tf.Tensor) -> Pair:
-        x = y - parameters[..., 0, :]
-        return x, tf.zeros_like(x)
-
-
-@dataclasses.dataclass(frozen=True)
-class Affine(Transformer):
-    """Scale and shift, with a bounded log-scale `s = m tanh(r / m)`, `m = max_log_scale`.
-
-    Forward: `y = x exp(s) + t`
-    Inverse: `x = (y - t) exp(-s)`
-    Log-det: `s`
-
-    Both directions cost one `tanh` and one `exp`. Two parameters a scalar, `r` and `t`. The bound
-    keeps scales within `exp(±m)`, so that a deep flow neither overflows nor collapses; near 0,
-    where training starts, `s` is `r`.
-
-    Args:
-      max_log_scale: `m`, positive.
-
-    Raises:
-      ValueError, TypeError: `max_log_scale` is not a positive finite number.
-
-    Source: Laurent Dinh, Jascha Sohl-Dickstein and Samy Bengio, "Density Estimation using Real
-    NVP" (2017).
-
-    Example:
-      >>> bijectors.Coupling(4, bijectors.transformers.Affine(max_log_scale=2.0))
-    """
-
-    max_log_scale: float = 3.0
-
-    def __post_init__(self):
-        _check_positive(self, "max_log_scale")
-
-    @property
-    def parameter_count(self) -> int:
-        return 2
-
-    def _log_scale_and_shift(self, parameters: tf.Tensor) -> Pair:
-        raw, shift = tf.unstack(parameters, axis=-2)
-        return self.max_log_scale * tf.tanh(raw / self.max_log_scale), shift
-
-    def forward(self, x: tf.Tensor, parameters: tf.Tensor) -> Pair:
-        log_scale, shift = self._log_scale_and_shift(parameters)
-        y = x * tf.exp(log_scale) + shift
-        return y, tf.broadcast_to(log_scale, tf.shape(y))
-
-    def inverse(self, y: tf.Tensor, parameters: tf.Tensor) -> Pair:
-        log_scale, shift = self._log_scale_and_shift(parameters)
-        x = (y - shift) * tf.exp(-log_scale)
-        return x, -tf.broadcast_to(log_scale, tf.shape(x))
+__all__ = ["RationalQuadraticSpline"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +56,7 @@ class RationalQuadraticSpline(Transformer):
     min_slope: float = 1e-2
 
     def __post_init__(self):
-        _check_positive(self, "bins", "bound", "min_bin", "min_slope")
+        check_positive(self, "bins", "bound", "min_bin", "min_slope")
         if not isinstance(self.bins, int):
             raise TypeError(f"`bins` must be an integer. Received: bins={self.bins!r}")
         if self.bins * self.min_bin >= 1:

@@ -1,0 +1,49 @@
+"""What every transformer is: a monotone scalar map, with parameters given at the call."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["Transformer"]
+
+Pair = tuple[tf.Tensor, tf.Tensor]
+
+
+class Transformer(abc.ABC):
+    """An elementwise monotone map `x -> y` of scalars, with parameters given at the call."""
+
+    @property
+    @abc.abstractmethod
+    def parameter_count(self) -> int:
+        """How many parameters one scalar needs."""
+
+    @abc.abstractmethod
+    def forward(self, x: tf.Tensor, parameters: tf.Tensor) -> Pair:
+        """Return `y` and `log dy/dx`, elementwise, both of the shape of `x`."""
+
+    @abc.abstractmethod
+    def inverse(self, y: tf.Tensor, parameters: tf.Tensor) -> Pair:
+        """Return `x` and `log dx/dy`, elementwise, both of the shape of `y`."""
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict) -> Transformer:
+        """Construct from `get_config()`."""
+        return cls(**config)
+
+
+def check_positive(transformer: Transformer, *names: str) -> None:
+    for name in names:
+        value = getattr(transformer, name)
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"`{name}` must be positive and finite. Received: {name}={value!r}")

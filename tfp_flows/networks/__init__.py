@@ -1,0 +1,13 @@
+"""Keras 3 networks for conditioners, and the holder that makes a network part of a bijector.
+
+A conditioner turns the part of an event that passes through unchanged, and the context if there
+is one, into the parameters of a transformer. `MLP` and `ResidualMLP` compute features;
+`Conditioner` puts a zero-initialised `Dense` behind any feature network, so that a fresh flow is
+the identity, and shows its variables to `tf.Module`, which knows nothing of Keras 3.
+"""
+
+from tfp_flows.networks.conditioner import Conditioner
+from tfp_flows.networks.mlp import MLP, ResidualMLP
+from tfp_flows.networks.parameters import Parameters
+
+__all__ = ["MLP", "Conditioner", "Parameters", "ResidualMLP"]

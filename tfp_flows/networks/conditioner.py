@@ -1,0 +1,108 @@
+"""Conditioner: a Keras network as a part of a bijector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+from tensorflow_probability.python.internal import prefer_static as ps
+
+from tfp_flows.networks.mlp import MLP
+from tfp_flows.networks.sizes import positive_int
+
+__all__ = ["Conditioner", "match_batch"]
+
+
+class _ParameterNetwork(keras.layers.Layer):
+    """A feature network and the zero-initialised `Dense` that reads parameters off its features.
+
+    The last layer computes in the event's dtype, so that under mixed precision the parameters,
+    and all log-determinants made from them, keep full precision.
+    """
+
+    def __init__(self, features: keras.layers.Layer, output_size: int, *, dtype: str):
+        super().__init__(dtype=dtype, name="conditioner")
+        self.features = features
+        self.head = keras.layers.Dense(output_size, kernel_initializer="zeros", dtype=dtype)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return self.head(self.features(inputs))
+
+
+class Conditioner(tf.Module):
+    """A Keras network as a part of a bijector: inputs and context to transformer parameters.
+
+    All variables exist after construction, and `tf.Module` finds them in any TFP object that holds
+    the bijector. The output is 0 until the first training step.
+
+    Shapes: inputs `(..., input_size)` and context `(..., context_size)`, whose batch shapes
+    broadcast, to `(..., *output_shape)`. The network itself is always called with a matrix.
+
+    Args:
+      features: widths of the hidden layers, for which an `MLP` is made, or any Keras 3 layer
+        `(batch, input_size + context_size) -> (batch, anything)`.
+      input_size: width of the inputs; with neither inputs nor context the network reads a 1.
+      output_shape: shape of the parameters made for one event.
+      context_size: width of the context, or `None` for an unconditional network.
+      dtype: dtype of inputs and outputs. An `MLP` follows Keras' global dtype policy where that
+        has the same variable dtype (`mixed_float16` for float32), else this dtype.
+      seed: integer for reproducible initial weights, or `None`.
+
+    Raises:
+      ValueError: `context_size` is not a positive integer, or `features` is neither widths nor a
+        layer.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[int] | keras.layers.Layer,
+        *,
+        input_size: int,
+        output_shape: tuple[int, ...],
+        context_size: int | None = None,
+        dtype: str = "float32",
+        seed: int | None = None,
+    ):
+        super().__init__(name="conditioner")
+        if context_size is not None:
+            positive_int(context_size, "context_size")
+        if not isinstance(features, keras.layers.Layer):
+            if not isinstance(features, Sequence) or isinstance(features, str):
+                raise ValueError(
+                    "`conditioner` must be a sequence of hidden widths or a Keras 3 layer. "
+                    f"Received: {features!r}"
+                )
+            features = MLP(features, seed=seed, dtype=_network_policy(dtype))
+        self.context_size = context_size
+        width = input_size + (context_size or 0)
+        self._reads_nothing = width == 0
+        self._width = max(width, 1)
+        self.output_shape = output_shape
+        self.layer = _ParameterNetwork(features, math.prod(output_shape), dtype=dtype)
+        # A call, not `build`: some layers know their output shape only by running.
+        self.layer(tf.zeros([1, self._width], dtype))
+        # `tf.Module` looks for `tf.Variable`s in attributes and finds them in this list.
+        self._layer_variables = [v.value for v in self.layer.variables]
+
+    def __call__(self, inputs: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
+        if context is not None:
+            inputs = tf.concat([inputs, match_batch(context, inputs)], -1)
+        elif self._reads_nothing:
+            inputs = tf.ones(ps.concat([ps.shape(inputs)[:-1], [1]], 0), inputs.dtype)
+        outputs = self.layer(tf.reshape(inputs, [-1, self._width]))
+        return tf.reshape(outputs, ps.concat([ps.shape(inputs)[:-1], self.output_shape], 0))
+
+
+def _network_policy(dtype: str) -> keras.DTypePolicy | str:
+    policy = keras.config.dtype_policy()
+    return policy if policy.variable_dtype == dtype else dtype
+
+
+def match_batch(x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """Broadcast the batch shape of `x` with that of `other`; the last axis of each is left."""
+    if x.shape[:-1].is_fully_defined() and x.shape[:-1] == other.shape[:-1]:
+        return x
+    batch = ps.broadcast_shape(ps.shape(x)[:-1], ps.shape(other)[:-1])
+    return tf.broadcast_to(x, ps.concat([batch, ps.shape(x)[-1:]], 0))
