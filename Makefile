@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/tfp-flows fit --out runs/faithful
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

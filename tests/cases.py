@@ -24,12 +24,20 @@ def _neighbours(value: float) -> list[float]:
 EXTREMES = [0.0, 1e4, -1e4, *_neighbours(BOUND)]
 
 
+# Circular splines, whose inputs are angles, have their own.
+EDGES = [0.0, 1e4, -1e4, *_neighbours(np.pi)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     make: Callable[[str], bijectors.Bijector]
     event_size: int
     context_size: int | None = None
     inverse_extremes: tuple[float, ...] | None = None
+    extremes: tuple[float, ...] = tuple(EXTREMES)
+    # Laws that cannot hold, with the reason.
+    skip: tuple[str, ...] = ()
+    angles: bool = False
 
     def build(self, dtype: str, *, noise: float = 0.2) -> bijectors.Bijector:
         """The bijector with random values added to its variables."""
@@ -41,7 +49,8 @@ class Case:
 
     def inputs(self, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
         rng = np.random.default_rng(2)
-        x = rng.normal(0, 1.5, (8, self.event_size)).astype(dtype)
+        x = rng.normal(0, 1.5, (8, self.event_size))
+        x = (np.pi * np.tanh(x / 2) if self.angles else x).astype(dtype)
         context = None
         if self.context_size is not None:
             context = rng.normal(size=(8, self.context_size)).astype(dtype)
@@ -56,7 +65,20 @@ TRANSFORMERS = {
     "Additive": t.Additive(),
     "Affine": t.Affine(),
     "RationalQuadraticSpline": t.RationalQuadraticSpline(bins=6, bound=BOUND),
+    "LinearSpline": t.LinearSpline(bins=4, bound=BOUND),
+    "QuadraticSpline": t.QuadraticSpline(bins=4, bound=BOUND),
+    "CubicSpline": t.CubicSpline(bins=4, bound=BOUND),
+    "CircularSpline": t.CircularSpline(bins=4),
+    "DeepSigmoidal": t.DeepSigmoidal(components=4),
+    "DeepDenseSigmoidal": t.DeepDenseSigmoidal(components=3),
+    "MixtureOfLogistics": t.MixtureOfLogistics(components=3),
+    "Bernstein": t.Bernstein(degree=6, bound=BOUND),
+    "SumOfSquares": t.SumOfSquares(bound=BOUND),
+    "UnconstrainedMonotonic": t.UnconstrainedMonotonic(hidden_units=4, bound=BOUND),
+    "Inverse": t.Inverse(t.DeepSigmoidal(components=4)),
 }
+# Those that need no other sizes than 3 to be seen in: what sizes do is a matter of the structure.
+CLASSIC = ("Additive", "Affine", "RationalQuadraticSpline")
 
 
 def coupling(size: int, transformer: t.Transformer, context: int | None = None, **options) -> Case:
@@ -64,6 +86,32 @@ def coupling(size: int, transformer: t.Transformer, context: int | None = None, 
         return bijectors.Coupling(
             size, transformer, (8,), context_size=context, dtype=dtype, seed=0, **options
         )
+
+    return Case(make, size, context, **_angles(transformer))
+
+
+def autoregressive(
+    size: int, transformer: t.Transformer, context: int | None = None, **options
+) -> Case:
+    def make(dtype: str) -> bijectors.MaskedAutoregressive:
+        return bijectors.MaskedAutoregressive(
+            size, transformer, (8,), context_size=context, dtype=dtype, seed=0, **options
+        )
+
+    return Case(make, size, context, **_angles(transformer))
+
+
+def _angles(transformer: t.Transformer) -> dict:
+    if not isinstance(transformer, t.CircularSpline):
+        return {}
+    return {"angles": True, "extremes": tuple(EDGES)}
+
+
+def vectors(cls: type, size: int, context: int | None = None, **options) -> Case:
+    """A bijector of whole vectors, whose network, if there is one, reads context."""
+
+    def make(dtype: str) -> bijectors.Bijector:
+        return cls(size, dtype=dtype, context_size=context, conditioner=(8,), seed=0, **options)
 
     return Case(make, size, context)
 
@@ -87,14 +135,66 @@ CASES: dict[str, Case] = {
                 size, transformer, dtype=dtype
             ),
             size,
+            **_angles(transformer),
         )
         for name, transformer in TRANSFORMERS.items()
         for size in (1, 3)
+        if name in CLASSIC or size == 1
     },
     **{
         f"Coupling {name} {size}": coupling(size, transformer)
         for name, transformer in TRANSFORMERS.items()
         for size in (1, 2, 3, 5)
+        if name in CLASSIC
+    },
+    **{
+        f"Coupling context {name}": coupling(3, transformer, context=2)
+        for name, transformer in TRANSFORMERS.items()
+        if name not in CLASSIC
+    },
+    **{
+        f"MaskedAutoregressive {name} {size}": autoregressive(size, TRANSFORMERS[name])
+        for name, size in (
+            ("Affine", 1),
+            ("Affine", 2),
+            ("RationalQuadraticSpline", 3),
+            ("Affine", 5),
+        )
+    },
+    "MaskedAutoregressive Inverse 3": autoregressive(3, TRANSFORMERS["Inverse"]),
+    "MaskedAutoregressive reversed": autoregressive(3, t.Affine(), order="reversed"),
+    "MaskedAutoregressive passes 2": autoregressive(5, t.Affine(), passes=2, order="random"),
+    "MaskedAutoregressive passes 3": autoregressive(5, t.Affine(), passes=3),
+    "MaskedAutoregressive context 1": autoregressive(1, t.Affine(), context=2),
+    "MaskedAutoregressive context 3": autoregressive(
+        3, TRANSFORMERS["RationalQuadraticSpline"], context=2
+    ),
+    **{
+        f"{cls.__name__} {size}{' context' * bool(context)}": vectors(cls, size, context)
+        for cls in (
+            bijectors.LU,
+            bijectors.QR,
+            bijectors.Triangular,
+            bijectors.Householder,
+            bijectors.Rotation,
+            bijectors.Planar,
+            bijectors.Radial,
+            bijectors.Sylvester,
+        )
+        for size, context in ((2, None), (5, None), (3, 2))
+    },
+    "LU permutation": vectors(bijectors.LU, 5, permutation="random"),
+    "Sylvester rank": vectors(bijectors.Sylvester, 5, rank=2),
+    "ActNorm 3": Case(lambda dtype: bijectors.ActNorm(3, dtype=dtype), 3),
+    "Permutation 5": Case(lambda dtype: bijectors.Permutation(5, seed=0), 5),
+    **{
+        f"Support {name}": Case(
+            lambda dtype, support=support: bijectors.Support(3, support, dtype=dtype),
+            3,
+            extremes=(0.0, 30.0, -30.0),
+            inverse_extremes=(0.5, 0.01, 0.3),
+        )
+        for name, support in (("columns", ["real", "positive", (0.0, 1.0)]), ("angle", "angle"))
     },
     "Coupling flip": coupling(5, t.Affine(), flip=True),
     "Coupling alternate": coupling(5, TRANSFORMERS["RationalQuadraticSpline"], mask="alternate"),

@@ -13,7 +13,18 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_flows
-from tfp_flows import bijectors, datasets, flows, networks, plots, serialization, testing
+from tfp_flows import (
+    bases,
+    bijectors,
+    datasets,
+    distributions,
+    flows,
+    networks,
+    plots,
+    serialization,
+    testing,
+    ties,
+)
 from tfp_flows.distributions import toys
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +32,7 @@ MODULES = [
     tfp_flows,
     bijectors,
     bijectors.transformers,
+    bases,
     datasets,
     flows,
     networks,
@@ -28,6 +40,8 @@ MODULES = [
     serialization,
     testing,
     toys,
+    distributions,
+    ties,
 ]
 KERAS_METHODS = ("build", "call")
 
@@ -62,6 +76,9 @@ def names_of_the_docs() -> dict:
     model.compile()
     return {
         **{name: getattr(tfp_flows, name) for name in tfp_flows.__all__},
+        "base": tfp.distributions.MultivariateNormalDiag([0.0, 0.0, 0.0]),
+        "distributions": distributions,
+        "ties": ties,
         "Bijector": bijectors.Bijector,
         "keras": keras,
         "np": np,
@@ -94,10 +111,10 @@ def test_public_objects_are_documented():
 
 @pytest.mark.parametrize(
     "name",
-    [n for n, obj in OBJECTS.items() if inspect.isclass(obj) or obj.__module__.endswith("flows")],
+    [n for n, obj in OBJECTS.items() if inspect.isclass(obj) or ".flows" in obj.__module__],
 )
 def test_classes_and_flows_have_an_example(name):
-    exempt = ("toys.", "Transformer", "Conditioner", "names", "Table")
+    exempt = ("toys.", "Transformer", "Conditioner", "names", "Table", "Warning")
     if not any(part in name for part in exempt):
         assert name in EXAMPLES
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_flows import Flow, FlowModel, bijectors, flows, guard, networks
+from tfp_flows.ties import TiedValuesWarning
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 transformers = bijectors.transformers
@@ -981,3 +982,92 @@ def test_mixed_precision_is_a_part_of_the_file(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "mixed.keras")
     assert loaded.dtype_policy.name == "mixed_float16"
     np.testing.assert_array_equal(loaded.log_prob(x), model.log_prob(x))
+
+
+# Parts that start from data.
+
+
+def test_adapt_lets_actnorm_and_lu_start_from_the_data():
+    x = np.random.default_rng(0).normal(size=(300, 3)) @ np.diag([1.0, 5.0, 0.1]) + [3.0, 0.0, 1.0]
+    flow = flows.real_nvp(3, layers=2, hidden_units=(8,), actnorm=True, linear="lu", seed=0)
+    model = FlowModel(flow)
+    model.adapt(x)
+    z = flow.bijector.inverse(x.astype("float32")).numpy()
+    np.testing.assert_allclose(np.cov(z.T), np.eye(3), atol=1e-2)
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-4)
+    # The flow's last step standardizes: the model need not.
+    np.testing.assert_array_equal(model.event_standardizer.scale, 1.0)
+
+
+def test_actnorm_starts_from_the_first_batch_of_training_and_never_from_a_sample(tmp_path):
+    x = (7 + 3 * np.random.default_rng(0).normal(size=(64, 2))).astype("float32")
+    model = FlowModel(flows.real_nvp(2, layers=2, hidden_units=(8,), actnorm=True))
+    norms = [b for b in model.distribution.bijector.bijectors if hasattr(b, "is_initialized")]
+    model.sample(5)
+    model.log_prob(x)
+    assert not any(norm.is_initialized for norm in norms)
+    model.compile(keras.optimizers.SGD(0.0))
+    model.fit(x, batch_size=32, shuffle=False, verbose=0)
+    assert all(norm.is_initialized for norm in norms)
+    np.testing.assert_allclose(norms[0].shift, x[:4096].mean(0), rtol=1e-5)
+    # Saved with the weights: a model that is loaded does not start again.
+    model.save(tmp_path / "model.keras")
+    loaded = FlowModel.load(tmp_path / "model.keras")
+    loaded.compile(keras.optimizers.SGD(0.0))
+    loaded.fit(x + 100, verbose=0)
+    np.testing.assert_array_equal(loaded.log_prob(x), model.log_prob(x))
+
+
+def test_support_is_adapted_in_units_of_the_data():
+    x = np.random.default_rng(0).lognormal(3.0, 0.5, size=(400, 2)).astype("float32")
+    model = FlowModel(flows.real_nvp(2, layers=2, hidden_units=(8,), support="positive"))
+    model.adapt(x)
+    logs = np.log(x.astype("float64"))
+    z = (logs - logs.mean(0)) / logs.std(0)
+    expected = -0.5 * (z**2).sum(1) - np.log(2 * np.pi) - np.log(logs.std(0)).sum() - logs.sum(1)
+    np.testing.assert_allclose(model.log_prob(x), expected, rtol=1e-4)
+    assert np.isneginf(model.log_prob(-x)).all()
+
+
+def test_adapt_warns_of_tied_values():
+    x = np.random.default_rng(0).normal(size=(2000, 2)).astype("float32")
+    x[:, 1] = np.round(x[:, 1], 1)
+    model = FlowModel(flows.real_nvp(2, layers=2, hidden_units=(8,)))
+    with pytest.warns(TiedValuesWarning, match=r"1.*steps of 0\.1.*Dequantized"):
+        model.adapt(x)
+
+
+def test_an_embedding_trains_and_is_saved(tmp_path):
+    rng = np.random.default_rng(0)
+    context = rng.normal(size=(400, 5, 1)).astype("float32")
+    x = (3 * context.mean(1) + 0.1 * rng.normal(size=(400, 1))).astype("float32")
+    flow = flows.real_nvp(
+        1, layers=2, hidden_units=(16,), embedding=keras.layers.GRU(8), context_shape=(5, 1)
+    )
+    model = FlowModel(flow)
+    model.adapt(context, x)
+    model.compile(keras.optimizers.Adam(2e-2))
+    before = model.evaluate(context, x, verbose=0)
+    model.fit(context, x, epochs=15, batch_size=100, verbose=0)
+    assert model.evaluate(context, x, verbose=0) < before - 0.5
+    model.save(tmp_path / "model.keras")
+    loaded = FlowModel.load(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.log_prob(x, context), model.log_prob(x, context))
+
+
+@pytest.mark.parametrize("name", flows.names())
+def test_every_family_trains_given_context_and_is_saved(name, tmp_path):
+    rng = np.random.default_rng(0)
+    context, x = rng.normal(size=(64, 2)), rng.normal(size=(64, 2))
+    flow = flows.get(name, 2, layers=2, hidden_units=(8,), context_size=2, seed=0)
+    model = FlowModel(flow)
+    model.adapt(context, x)
+    model.compile(keras.optimizers.Adam(1e-2))
+    before = model.predict((context, x), verbose=0)
+    model.fit(context, x, epochs=3, batch_size=32, verbose=0)
+    after = model.predict((context, x), verbose=0)
+    assert np.isfinite(after).all() and after.mean() > before.mean()
+    model.save(tmp_path / "model.keras")
+    loaded = FlowModel.load(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict((context, x), verbose=0), after)
+    assert loaded.sample(3, context=context[:4]).shape == (3, 4, 2)

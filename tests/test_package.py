@@ -35,9 +35,10 @@ BELOW = {
     "training": {"batches", "guard"},
     "standardize": {"batches"},
     "export": set(),
+    "ties": set(),
     "model": {
         *("distributions", "networks", "serialization", "training", "batches", "guard"),
-        *("standardize", "variables", "export"),
+        *("standardize", "variables", "export", "ties"),
     },
     "testing": {"distributions", "bijectors", "networks", "serialization"},
     "plots": {"distributions", "model"},

@@ -20,13 +20,14 @@ if _keras.config.backend() != "tensorflow":
 
 from tfp_flows import bijectors, datasets, flows, networks, plots, serialization, testing
 from tfp_flows._version import __version__
-from tfp_flows.distributions import Flow
+from tfp_flows.distributions import Flow, bases
 from tfp_flows.model import FlowModel
 
 __all__ = [
     "Flow",
     "FlowModel",
     "__version__",
+    "bases",
     "bijectors",
     "datasets",
     "flows",

@@ -15,11 +15,11 @@ def export(model: keras.Model, path: str) -> None:
     n = tf.TensorSpec([], tf.int32, name="n")
     module = tf.Module(name="flow")
     module.weights = [variable.value for variable in model.variables]
-    if model.context_size is None:
+    if model.context_shape is None:
         module.log_prob = tf.function(lambda x: model.log_prob(x), [x])
         module.sample = tf.function(lambda n: model.sample(n[tf.newaxis]), [n])
     else:
-        context = tf.TensorSpec([None, model.context_size], dtype, name="context")
+        context = tf.TensorSpec([None, *model.context_shape], dtype, name="context")
         module.log_prob = tf.function(lambda x, context: model.log_prob(x, context), [x, context])
         module.sample = tf.function(
             lambda n, context: model.sample(n[tf.newaxis], context), [n, context]

@@ -15,7 +15,7 @@ from tensorflow_probability.python.distributions.transformed_distribution import
     _TransformedDistribution,
 )
 
-from tfp_flows.distributions.flow import chain_steps
+from tfp_flows.distributions.steps import chain_steps
 
 tfd = tfp.distributions
 

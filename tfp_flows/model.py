@@ -15,8 +15,9 @@ import tensorflow_probability as tfp
 from tfp_flows import export, guard, serialization, variables
 from tfp_flows.batches import collect
 from tfp_flows.distributions.flow import Flow, stateless_seed
-from tfp_flows.networks import Conditioner
+from tfp_flows.networks import Conditioner, Embedding
 from tfp_flows.standardize import Standardizer
+from tfp_flows.ties import warn_of_ties
 from tfp_flows.training import MaximumLikelihood
 
 tfd = tfp.distributions
@@ -69,7 +70,8 @@ class FlowModel(MaximumLikelihood):
 
     def __init__(self, distribution: tfd.Distribution, *, name: str = "flow_model"):
         _check_distribution(distribution)
-        conditioners = [m.layer for m in distribution.submodules if isinstance(m, Conditioner)]
+        networks = (Conditioner, Embedding)
+        conditioners = [m.layer for m in distribution.submodules if isinstance(m, networks)]
         dtype = tf.as_dtype(distribution.dtype).name
         policies = {
             layer.dtype_policy.name
@@ -84,10 +86,12 @@ class FlowModel(MaximumLikelihood):
         self.event_dtype = dtype
         self.event_shape = distribution.event_shape
         self.context_size = getattr(distribution, "context_size", None)
+        default = None if self.context_size is None else (self.context_size,)
+        self.context_shape = getattr(distribution, "context_shape", default)
         owned = {v.value.ref() for layer in self.conditioners for v in layer.variables}
         given = distribution
         if self.context_size is not None:
-            given = distribution.given(tf.zeros([self.context_size]))
+            given = distribution.given(tf.zeros(self.context_shape))
         free = [v for v in variables.find(given) if v.ref() not in owned]
         for variable in variables.adopt(free):
             self._track_variable(variable)
@@ -100,7 +104,7 @@ class FlowModel(MaximumLikelihood):
             distribution.event_shape, dtype=dtype, name="event_standardizer"
         )
         self.context_standardizer = None
-        if self.context_size is not None:
+        if self.context_shape == (self.context_size,):
             self.context_standardizer = Standardizer(
                 [self.context_size], dtype=dtype, name="context_standardizer"
             )
@@ -111,6 +115,12 @@ class FlowModel(MaximumLikelihood):
     def adapt(self, x: Any, y: Any | None = None) -> None:
         """Standardize: set shift and scale to mean and standard deviation of the columns.
 
+        Bijectors that can start from data do so, `ActNorm` and `Support` for example. A flow whose
+        last step has a unit of its own, `Support` or a circular spline, gets data as they are; and
+        so does an embedding its contexts.
+
+        Columns with many equal values are reported by a `TiedValuesWarning`.
+
         Args:
           x: events `(n, ...)`, a `tf.data.Dataset` as `fit` takes it, or, with `y`, the context.
           y: events, if `x` is the context.
@@ -119,11 +129,31 @@ class FlowModel(MaximumLikelihood):
           ValueError: a value is not finite, there is only one row, or a column is constant.
         """
         context, events = collect(x, y)
-        if context is not None and self.context_standardizer is None:
+        if context is not None and self.context_size is None:
             raise ValueError("`adapt` was given context, but the distribution takes none.")
-        self.event_standardizer.adapt(events, "x" if context is None else "y")
-        if context is not None:
+        name = "x" if context is None else "y"
+        warn_of_ties(events, steps=getattr(self.distribution, "steps", None))
+        if not getattr(self.distribution, "own_units", False):
+            self.event_standardizer.adapt(events, name)
+        if context is not None and self.context_standardizer is not None:
             self.context_standardizer.adapt(context, "x")
+        self._start_from_data(context, events, again=True)
+
+    def _start_from_data(self, context: Any, events: Any, *, again: bool) -> None:
+        """Hand the data on to a distribution whose parts can start from data."""
+        if not hasattr(self.distribution, "adapt"):
+            return
+        if not getattr(self.distribution, "own_units", False):
+            events = self.event_standardizer(tf.convert_to_tensor(events))
+        if context is not None:
+            context = self._standardize_context(context)
+        self.distribution.adapt(events, context, again=again)
+
+    def start_from(self, pairs: Iterator[tuple[Any, Any]]) -> None:
+        """Hand the first batch of training to parts that start from data and have seen none."""
+        parts = self.distribution.submodules
+        if not all(getattr(part, "is_initialized", True) for part in parts):
+            self._start_from_data(*next(pairs), again=False)
 
     def log_prob(self, x: Any, context: Any | None = None) -> tf.Tensor:
         """Log-density in nats at events `x` in data units, given `context`, in data units too."""
@@ -160,11 +190,14 @@ class FlowModel(MaximumLikelihood):
 
     def _standardize_context(self, context: Any) -> tf.Tensor:
         context = tf.convert_to_tensor(context)
-        if self.context_size is None or context.shape[-1:] != [self.context_size]:
-            need = f"shape (..., {self.context_size})" if self.context_size else "none"
+        shape = self.context_shape
+        if shape is None or context.shape[-len(shape) :] != shape:
+            need = f"shape ({', '.join(map(str, ('...', *shape)))})" if shape else "none"
             raise ValueError(
                 f"`context`: this distribution needs {need}. Received: shape={tuple(context.shape)}"
             )
+        if self.context_standardizer is None:
+            return tf.cast(context, self.event_dtype)
         return self.context_standardizer(context)
 
     def explain_non_finite(self, pairs: Iterator[tuple[Any, Any]]) -> str:

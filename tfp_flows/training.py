@@ -19,7 +19,8 @@ __all__ = ["MaximumLikelihood"]
 class MaximumLikelihood(keras.Model):
     """A Keras model whose loss is the mean negative log-likelihood of its data, in nats.
 
-    A subclass has `event_dtype`, `event_shape`, `context_size`, `log_prob(x, context)` and
+    A subclass has `event_dtype`, `event_shape`, `context_shape`, `log_prob(x, context)`,
+    `start_from(pairs)`, which is called before training and may look at the first batch, and
     `explain_non_finite(pairs)`, which says in a sentence what made the loss not finite.
     """
 
@@ -106,9 +107,11 @@ class MaximumLikelihood(keras.Model):
             (sample_weight, "sample_weight"),
             (validation_data, "validation_data"),
         ):
-            check_finite(part, name)
+            if not (part is x and isinstance(x, tf.data.Dataset) and steps_per_epoch):
+                check_finite(part, name)  # A dataset that is not read to its end may be huge.
         self._check_shapes(x, y)
         guard = StopOnNonFinite(lambda: self.explain_non_finite(pairs(x, y)))
+        self.start_from(pairs(x, y))
         self.build_optimizer()
         if isinstance(validation_data, tuple | list):
             validation_data = pack(*validation_data)
@@ -193,8 +196,8 @@ class MaximumLikelihood(keras.Model):
         if events is None:
             context, events = None, context
         shapes = [("events", events, tuple(self.event_shape))]
-        if self.context_size is not None and np.shape(context)[-1:] != (0,):
-            shapes.append(("context", context, (self.context_size,)))
+        if self.context_shape is not None and np.shape(context)[-1:] != (0,):
+            shapes.append(("context", context, tuple(self.context_shape)))
         for what, array, shape in shapes:
             if hasattr(array, "__array__") and np.shape(array)[1:] != shape:
                 need = ", ".join(map(str, ("n", *shape)))

@@ -2,16 +2,36 @@
 
 from tfp_flows.bijectors import transformers
 from tfp_flows.bijectors.analytic import BimodalSoftsign, Rotation2D, ShiftAndCube
+from tfp_flows.bijectors.autoregressive import MaskedAutoregressive
 from tfp_flows.bijectors.base import Bijector
 from tfp_flows.bijectors.coupling import Coupling
 from tfp_flows.bijectors.elementwise import Elementwise
+from tfp_flows.bijectors.linear import LU, QR, Triangular
+from tfp_flows.bijectors.normalization import ActNorm
+from tfp_flows.bijectors.orthogonal import Householder, Rotation
+from tfp_flows.bijectors.permutation import Permutation
+from tfp_flows.bijectors.planar import Planar, Radial
+from tfp_flows.bijectors.support import Support
+from tfp_flows.bijectors.sylvester import Sylvester
 
 __all__ = [
+    "LU",
+    "QR",
+    "ActNorm",
     "Bijector",
     "BimodalSoftsign",
     "Coupling",
     "Elementwise",
+    "Householder",
+    "MaskedAutoregressive",
+    "Permutation",
+    "Planar",
+    "Radial",
+    "Rotation",
     "Rotation2D",
     "ShiftAndCube",
+    "Support",
+    "Sylvester",
+    "Triangular",
     "transformers",
 ]

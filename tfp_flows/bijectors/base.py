@@ -35,6 +35,7 @@ class Bijector(tfb.Bijector):
     """
 
     context_size: int | None = None
+    own_units = False  # True where data must come in their own units, not standardized before.
 
     @classmethod
     def _parameter_properties(cls, dtype: tf.DType | None) -> dict:

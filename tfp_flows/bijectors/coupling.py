@@ -88,6 +88,7 @@ class Coupling(Bijector):
             self.event_size = event_size
             self.context_size = context_size
             self.transformer = transformer
+            self.own_units = transformer.own_units
             self.mask = _mask(event_size, mask, flip, may_keep_none=context_size is not None)
             self._kept, self._moved = np.flatnonzero(self.mask), np.flatnonzero(~self.mask)
             order = np.concatenate([self._kept, self._moved])

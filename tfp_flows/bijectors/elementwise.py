@@ -56,6 +56,7 @@ class Elementwise(Bijector):
         with tf.name_scope(name) as name:
             self.event_size = event_size
             self.transformer = transformer
+            self.own_units = transformer.own_units
             self.transformer_parameters = tf.Variable(
                 tf.zeros([transformer.parameter_count, event_size], dtype), name="parameters"
             )

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-# `tfb.Chain([...])`, `tfb.Invert(...)` and `tfd.TransformedDistribution(...)` of bijectors that are
-# no composite tensors, as ours are not, make instances of these classes, the bases of the public
-# ones. A flow that were a composite tensor would hide its variables from what it is nested in.
-from tensorflow_probability.python.bijectors.chain import _Chain
-from tensorflow_probability.python.bijectors.invert import _Invert
+# `tfd.TransformedDistribution(...)` of bijectors that are no composite tensors, as ours are not,
+# makes an instance of this class, the base of the public one. A flow that were a composite tensor
+# would hide its variables from what it is nested in.
 from tensorflow_probability.python.distributions.transformed_distribution import (
     _TransformedDistribution,
 )
 
 from tfp_flows.bijectors.base import Bijector
-from tfp_flows.networks.conditioner import match_batch
+from tfp_flows.distributions.steps import Given, chain_steps, context_size_of
+from tfp_flows.networks.embedding import Embedding
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -38,7 +39,8 @@ class Flow(_TransformedDistribution):
     It is what `tfd.TransformedDistribution(...)` makes of bijectors like ours, a class of TFP's own
     without a public name, so everything of TFP that takes a distribution takes a flow. On top,
 
-    - `context=` reaches every conditional bijector, however deep in `tfb.Chain` and `tfb.Invert`;
+    - `context=` reaches every conditional bijector, however deep in `tfb.Chain` and `tfb.Invert`,
+      and a conditional base; sequences and images go through an `embedding` first, once a call;
     - `log_prob` always computes: TFP's cache, which would answer with values from before a
       parameter changed, is never asked about an input that was seen before;
     - every conditioner runs once in `log_prob`, `sample` and `sample_and_log_prob`.
@@ -51,8 +53,12 @@ class Flow(_TransformedDistribution):
     one forward pass of the bijector; see there for which is cheap.
 
     Args:
-      distribution: base distribution, `tfd.Distribution`.
+      distribution: base distribution, `tfd.Distribution`. One with attributes `context_size` and
+        `given(context)`, as those of `bases` and flows themselves have, is conditioned, too.
       bijector: a `tfb.Bijector`, of this package or of TFP's.
+      embedding: Keras 3 layer `(batch, *context_shape) -> (batch, context_size)`, trained with the
+        flow, or `None` for a context that is a vector already.
+      context_shape: shape of one context, with an embedding.
       validate_args: as in every `tfd.Distribution`.
       name: name of the distribution.
 
@@ -75,6 +81,8 @@ class Flow(_TransformedDistribution):
         distribution: tfd.Distribution,
         bijector: tfb.Bijector,
         *,
+        embedding: keras.layers.Layer | None = None,
+        context_shape: Sequence[int] | None = None,
         validate_args: bool = False,
         name: str = "Flow",
     ):
@@ -86,11 +94,6 @@ class Flow(_TransformedDistribution):
             )
         if not isinstance(bijector, tfb.Bijector):
             raise TypeError(f"`bijector` must be a tfb.Bijector. Received: bijector={bijector!r}")
-        if getattr(distribution, "context_size", None) is not None:
-            raise ValueError(
-                "`distribution` must not need context itself: put its bijectors into `bijector`. "
-                f"Received: distribution={distribution!r}"
-            )
         needed, rank = bijector.forward_min_event_ndims, distribution.event_shape.rank
         if isinstance(needed, int) and rank is not None and rank < needed:
             raise ValueError(
@@ -98,7 +101,15 @@ class Flow(_TransformedDistribution):
                 "it in tfd.Independent or tfd.Sample, or use tfd.MultivariateNormalDiag. "
                 f"Received: event_shape={distribution.event_shape}"
             )
-        self._context_size = _context_size(bijector)
+        self._context_size = context_size_of(bijector, distribution)
+        self._embedding = None
+        if embedding is not None:
+            self._embedding = Embedding(
+                embedding,
+                context_shape=context_shape,
+                context_size=self._context_size,
+                dtype=distribution.dtype.name,
+            )
         super().__init__(
             distribution,
             bijector,
@@ -113,16 +124,23 @@ class Flow(_TransformedDistribution):
 
     @property
     def context_size(self) -> int | None:
-        """Width of the context that this flow needs, or None."""
+        """Width of the context that the bijectors of this flow need, or None."""
         return self._context_size
 
+    @property
+    def context_shape(self) -> tuple[int, ...] | None:
+        """Shape of one context as `context=` takes it, or None."""
+        if self._embedding is not None:
+            return self._embedding.context_shape
+        return None if self.context_size is None else (self.context_size,)
+
     def given(self, context: Any) -> Flow:
-        """The conditional distribution, with batch shape `context.shape[:-1]`.
+        """The conditional distribution, with the batch shape of the context.
 
         It can be used without `context=` from then on, wherever TFP takes a distribution.
 
         Args:
-          context: `(*batch, context_size)`, cast to the flow's dtype.
+          context: `(*batch, *context_shape)`, cast to the flow's dtype.
 
         Raises:
           ValueError: the flow takes no context, or one of another width.
@@ -133,16 +151,24 @@ class Flow(_TransformedDistribution):
                 f"with `context_size`. Received: context of shape {np.shape(context)}"
             )
         context = tf.cast(tf.convert_to_tensor(context), self.dtype)
-        if context.shape.rank == 0 or context.shape[-1] not in (None, self.context_size):
+        shape, rank = self.context_shape, len(self.context_shape)
+        if context.shape.rank is not None and not (
+            context.shape.rank >= rank and context.shape[-rank:].is_compatible_with(shape)
+        ):
             raise ValueError(
-                f"`context` must have shape (..., {self.context_size}). "
+                f"`context` must have shape ({_listed(shape)}). "
                 f"Received: shape={tuple(context.shape)}"
             )
+        if self._embedding is not None:
+            context = self._embedding(context)
         steps = [
-            step if _context_size(step) is None else _Given(step, context)
+            step if context_size_of(step) is None else Given(step, context)
             for step in chain_steps(self.bijector)
         ]
-        return Flow(self.distribution, tfb.Chain(steps), name=self.name)
+        base = self.distribution
+        if getattr(base, "context_size", None) is not None:
+            base = base.given(context)
+        return Flow(base, tfb.Chain(steps), name=self.name)
 
     def _conditioned(self, context: Any | None) -> Flow:
         """The flow itself, or given the context; an error where context is missing."""
@@ -150,7 +176,8 @@ class Flow(_TransformedDistribution):
             return self.given(context)
         if self.context_size is not None:
             raise ValueError(
-                f"`context` is missing: this flow needs one of shape (..., {self.context_size}). "
+                "`context` is missing: this flow needs one of shape "
+                f"({_listed(self.context_shape)}). "
                 "Received: context=None"
             )
         return self
@@ -196,7 +223,15 @@ class Flow(_TransformedDistribution):
             sample_shape, seed=stateless_seed(seed), name=name
         )
 
-    experimental_sample_and_log_prob = sample_and_log_prob
+    def experimental_sample_and_log_prob(
+        self,
+        sample_shape: Any = (),
+        seed: Any | None = None,
+        name: str = "sample_and_log_prob",
+        context: Any | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """`sample_and_log_prob` under TFP's name, with TFP's order of arguments."""
+        return self.sample_and_log_prob(sample_shape, context, seed, name)
 
     def _log_prob(self, y: tf.Tensor) -> tf.Tensor:
         # A new tensor is unknown to TFP's caches, which look inputs up by identity.
@@ -222,11 +257,44 @@ class Flow(_TransformedDistribution):
         Every stage after the base is a `Flow` whose bijector is a `tfb.Chain` of those applied so
         far, the last applied first.
         """
-        steps = chain_steps(self._conditioned(context).bijector)
-        return [self.distribution] + [
-            Flow(self.distribution, tfb.Chain(steps[-k:]), name=f"stage_{k}")
+        flow = self._conditioned(context)
+        steps = chain_steps(flow.bijector)
+        return [flow.distribution] + [
+            Flow(flow.distribution, tfb.Chain(steps[-k:]), name=f"stage_{k}")
             for k in range(1, len(steps) + 1)
         ]
+
+    @property
+    def own_units(self) -> bool:
+        """Whether data must come as they are: the step at their end has a unit or a support."""
+        return getattr(chain_steps(self.bijector)[0], "own_units", False)
+
+    def adapt(self, y: Any, context: Any | None = None, *, again: bool = True) -> None:
+        """Let the bijectors that can start from data do so, from the data's end to the base.
+
+        Each that has a method `adapt` gets the data as they reach it: `Support` and `ActNorm`
+        standardize their columns, `LU` whitens.
+
+        Args:
+          y: events `(n, D)`.
+          context: `(n, *context_shape)`, if the flow needs context.
+          again: whether those go again that were adapted before.
+        """
+        steps = chain_steps(self._conditioned(context).bijector)
+        adaptable = [
+            hasattr(step, "adapt") and (again or not getattr(step, "is_initialized", True))
+            for step in steps
+        ]
+        last = max((i for i, able in enumerate(adaptable) if able), default=-1)
+        for i in range(last + 1):
+            if adaptable[i]:
+                steps[i].adapt(y)
+            if i < last:
+                y = steps[i].inverse(tf.cast(tf.convert_to_tensor(y), self.dtype))
+
+
+def _listed(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, ("...", *shape)))
 
 
 def _any_nan(x: tf.Tensor, event_ndims: int) -> tf.Tensor:
@@ -238,88 +306,3 @@ def stateless_seed(seed: Any | None) -> Any | None:
     if isinstance(seed, numbers.Integral):
         return tf.constant([0, int(seed) % 2**31], tf.int32)
     return seed
-
-
-def chain_steps(bijector: tfb.Bijector) -> list[tfb.Bijector]:
-    """The bijectors of nested `tfb.Chain`s and `tfb.Invert`s, flat; the last applied is first.
-
-    A bijector that is no chain is its own only step.
-    """
-    if isinstance(bijector, _Chain):
-        return [step for part in bijector.bijectors for step in chain_steps(part)]
-    if isinstance(bijector, _Invert):
-        inner = chain_steps(bijector.bijector)
-        if len(inner) > 1:
-            return [tfb.Invert(step) for step in reversed(inner)]
-    return [bijector]
-
-
-def _context_size(bijector: tfb.Bijector) -> int | None:
-    """Width of the context of all conditional bijectors inside; None if there are none."""
-    found = set()
-    for step in chain_steps(bijector):
-        inside = () if isinstance(step, _Given) else (step, *step.submodules)
-        found |= {b.context_size for b in inside if isinstance(b, Bijector)} - {None}
-    if len(found) > 1:
-        raise ValueError(
-            "The bijectors of one flow must share one `context_size`. "
-            f"Received: context sizes {sorted(found)}"
-        )
-    return found.pop() if found else None
-
-
-def _context_kwargs(bijector: tfb.Bijector, context: tf.Tensor) -> dict:
-    """The keyword arguments by which `bijector` hands `context` to whatever is conditional in it.
-
-    TFP's composite bijectors pass a dictionary keyed by the names of their parts.
-    """
-    if isinstance(bijector, _Invert):
-        return _context_kwargs(bijector.bijector, context)
-    if isinstance(bijector, Bijector):
-        return {} if bijector.context_size is None else {"context": context}
-    kwargs: dict = {}
-    for part in getattr(bijector, "bijectors", ()):
-        inner = _context_kwargs(part, context)
-        if kwargs.setdefault(part.name, inner).keys() != inner.keys():
-            raise ValueError(
-                f"Conditional and unconditional bijectors inside {bijector.name!r} share the name "
-                f"{part.name!r}: give them different names."
-            )
-    return {name: inner for name, inner in kwargs.items() if inner}
-
-
-class _Given(Bijector):
-    """A conditional bijector with its context filled in; the context's batch is its own."""
-
-    def __init__(self, bijector: tfb.Bijector, context: tf.Tensor):
-        parameters = dict(locals())
-        self._bijector = bijector
-        self._context = context
-        self._kwargs = _context_kwargs(bijector, context)
-        super().__init__(
-            forward_min_event_ndims=bijector.forward_min_event_ndims,
-            inverse_min_event_ndims=bijector.inverse_min_event_ndims,
-            dtype=bijector.dtype,
-            parameters=parameters,
-            name=bijector.name,
-        )
-
-    @classmethod
-    def _parameter_properties(cls, dtype):
-        return {
-            "bijector": tfp.util.BatchedComponentProperties(),
-            "context": tfp.util.ParameterProperties(event_ndims=1),
-        }
-
-    def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # Parts that take no context, in `tfb.Blockwise` say, have to get the batch shape too.
-        x = match_batch(x, self._context)
-        y = self._bijector.forward(x, **self._kwargs)
-        event_ndims = self.forward_min_event_ndims
-        return y, self._bijector.forward_log_det_jacobian(x, event_ndims, **self._kwargs)
-
-    def _inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        y = match_batch(y, self._context)
-        x = self._bijector.inverse(y, **self._kwargs)
-        event_ndims = self.inverse_min_event_ndims
-        return x, self._bijector.inverse_log_det_jacobian(y, event_ndims, **self._kwargs)

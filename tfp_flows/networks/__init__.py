@@ -6,8 +6,21 @@ is one, into the parameters of a transformer. `MLP` and `ResidualMLP` compute fe
 the identity, and shows its variables to `tf.Module`, which knows nothing of Keras 3.
 """
 
+from tfp_flows.networks.autoregressive import AutoregressiveConditioner
 from tfp_flows.networks.conditioner import Conditioner
+from tfp_flows.networks.embedding import Embedding
+from tfp_flows.networks.made import MADE
 from tfp_flows.networks.mlp import MLP, ResidualMLP
 from tfp_flows.networks.parameters import Parameters
+from tfp_flows.networks.periodic import PeriodicFeatures
 
-__all__ = ["MLP", "Conditioner", "Parameters", "ResidualMLP"]
+__all__ = [
+    "MADE",
+    "MLP",
+    "AutoregressiveConditioner",
+    "Conditioner",
+    "Embedding",
+    "Parameters",
+    "PeriodicFeatures",
+    "ResidualMLP",
+]

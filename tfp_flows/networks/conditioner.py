@@ -49,10 +49,11 @@ class Conditioner(tf.Module):
       dtype: dtype of inputs and outputs. An `MLP` follows Keras' global dtype policy where that
         has the same variable dtype (`mixed_float16` for float32), else this dtype.
       seed: integer for reproducible initial weights, or `None`.
+      head: whether a `Dense` follows; without it, `features` makes the parameters itself.
 
     Raises:
-      ValueError: `context_size` is not a positive integer, or `features` is neither widths nor a
-        layer.
+      ValueError: `context_size` is not a positive integer; `features` is neither widths nor a
+        layer, or, without a head, makes another number of values.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Conditioner(tf.Module):
         context_size: int | None = None,
         dtype: str = "float32",
         seed: int | None = None,
+        head: bool = True,
     ):
         super().__init__(name="conditioner")
         if context_size is not None:
@@ -74,15 +76,22 @@ class Conditioner(tf.Module):
                     "`conditioner` must be a sequence of hidden widths or a Keras 3 layer. "
                     f"Received: {features!r}"
                 )
-            features = MLP(features, seed=seed, dtype=_network_policy(dtype))
+            features = MLP(features, seed=seed, dtype=network_policy(dtype))
         self.context_size = context_size
         width = input_size + (context_size or 0)
         self._reads_nothing = width == 0
         self._width = max(width, 1)
         self.output_shape = output_shape
-        self.layer = _ParameterNetwork(features, math.prod(output_shape), dtype=dtype)
+        self.layer = features
+        if head:
+            self.layer = _ParameterNetwork(features, math.prod(output_shape), dtype=dtype)
         # A call, not `build`: some layers know their output shape only by running.
-        self.layer(tf.zeros([1, self._width], dtype))
+        made = self.layer(tf.zeros([1, self._width], dtype))
+        if made.shape[0] != 1 or math.prod(made.shape) != math.prod(output_shape):
+            raise ValueError(
+                f"`conditioner` must return {output_shape} values an event. Received: a layer "
+                f"{features.name!r} that makes {tuple(made.shape)} of one event"
+            )
         # `tf.Module` looks for `tf.Variable`s in attributes and finds them in this list.
         self._layer_variables = [v.value for v in self.layer.variables]
 
@@ -95,7 +104,7 @@ class Conditioner(tf.Module):
         return tf.reshape(outputs, ps.concat([ps.shape(inputs)[:-1], self.output_shape], 0))
 
 
-def _network_policy(dtype: str) -> keras.DTypePolicy | str:
+def network_policy(dtype: str) -> keras.DTypePolicy | str:
     policy = keras.config.dtype_policy()
     return policy if policy.variable_dtype == dtype else dtype
 

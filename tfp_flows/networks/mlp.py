@@ -49,8 +49,11 @@ class MLP(keras.layers.Layer):
         name: str | None = None,
     ):
         super().__init__(dtype=dtype, name=name)
-        if not hidden_units:
-            raise ValueError(f"`hidden_units` must name a width. Received: {hidden_units!r}")
+        if not isinstance(hidden_units, Sequence) or not hidden_units:
+            raise ValueError(
+                "`hidden_units` must be a sequence of hidden widths, at least one. "
+                f"Received: {hidden_units!r}"
+            )
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout!r}")
         self.hidden_units = tuple(positive_int(units, "hidden_units") for units in hidden_units)

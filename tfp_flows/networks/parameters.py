@@ -52,7 +52,6 @@ class Parameters(tf.Module):
             self._values = tf.Variable(initial, name="parameters")
             return
         self._values = None
-        self._initial = initial
         self._conditioner = Conditioner(
             conditioner,
             input_size=0,
@@ -61,8 +60,15 @@ class Parameters(tf.Module):
             dtype=dtype,
             seed=seed,
         )
+        # In the bias, and so in the weights: a start that was drawn at random must be saved.
+        self.assign(initial)
+
+    def assign(self, values: np.ndarray) -> None:
+        """Set what the parameters are: of a network the bias, to which contexts add."""
+        target = self._values if self._values is not None else self._conditioner.layer.head.bias
+        target.assign(tf.reshape(tf.cast(values, target.dtype), target.shape))
 
     def __call__(self, context: tf.Tensor | None = None) -> tf.Tensor:
         if self._values is not None:
             return tf.convert_to_tensor(self._values)
-        return self._initial + self._conditioner(context[..., :0], context)
+        return self._conditioner(context[..., :0], context)

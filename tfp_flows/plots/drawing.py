@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_flows.distributions.flow import Flow, chain_steps
+from tfp_flows.distributions.flow import Flow
+from tfp_flows.distributions.steps import chain_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_flows import serialization
-from tfp_flows.networks import Conditioner
+from tfp_flows.networks import AutoregressiveConditioner, Conditioner
 
 tfb = tfp.bijectors
 
@@ -66,15 +66,22 @@ def check_close(case: Case, law: str, found: Any, expected: Any, inputs: Any) ->
 
 
 def count_calls(run: Callable[[], Any]) -> dict[int, int]:
-    """How often every conditioner is called while `run()` is traced into a graph."""
+    """How often every conditioner is called, or solved, while `run()` is traced into a graph."""
     calls: dict[int, int] = {}
-    original = Conditioner.__call__
 
-    def counted(self: Conditioner, *args: Any, **kwargs: Any) -> tf.Tensor:
-        calls[id(self)] = calls.get(id(self), 0) + 1
-        return original(self, *args, **kwargs)
+    def counted(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Conditioner, *args: Any, **kwargs: Any) -> Any:
+            calls[id(self)] = calls.get(id(self), 0) + 1
+            return method(self, *args, **kwargs)
 
-    with mock.patch.object(Conditioner, "__call__", counted):
+        return call
+
+    with (
+        mock.patch.object(Conditioner, "__call__", counted(Conditioner.__call__)),
+        mock.patch.object(
+            AutoregressiveConditioner, "solve", counted(AutoregressiveConditioner.solve)
+        ),
+    ):
         tf.function(run).get_concrete_function()
     return calls
 

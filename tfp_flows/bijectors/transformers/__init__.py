@@ -13,6 +13,32 @@ it.
 
 from tfp_flows.bijectors.transformers.affine import Additive, Affine
 from tfp_flows.bijectors.transformers.base import Transformer
+from tfp_flows.bijectors.transformers.circular import CircularSpline
+from tfp_flows.bijectors.transformers.integral import UnconstrainedMonotonic
+from tfp_flows.bijectors.transformers.inverse import Inverse
+from tfp_flows.bijectors.transformers.polynomials import Bernstein, SumOfSquares
 from tfp_flows.bijectors.transformers.rational_quadratic import RationalQuadraticSpline
+from tfp_flows.bijectors.transformers.sigmoidal import (
+    DeepDenseSigmoidal,
+    DeepSigmoidal,
+    MixtureOfLogistics,
+)
+from tfp_flows.bijectors.transformers.splines import CubicSpline, LinearSpline, QuadraticSpline
 
-__all__ = ["Additive", "Affine", "RationalQuadraticSpline", "Transformer"]
+__all__ = [
+    "Additive",
+    "Affine",
+    "Bernstein",
+    "CircularSpline",
+    "CubicSpline",
+    "DeepDenseSigmoidal",
+    "DeepSigmoidal",
+    "Inverse",
+    "LinearSpline",
+    "MixtureOfLogistics",
+    "QuadraticSpline",
+    "RationalQuadraticSpline",
+    "SumOfSquares",
+    "Transformer",
+    "UnconstrainedMonotonic",
+]

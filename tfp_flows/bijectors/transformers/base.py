@@ -17,6 +17,8 @@ Pair = tuple[tf.Tensor, tf.Tensor]
 class Transformer(abc.ABC):
     """An elementwise monotone map `x -> y` of scalars, with parameters given at the call."""
 
+    own_units = False  # True where inputs must come in their own units, as angles must.
+
     @property
     @abc.abstractmethod
     def parameter_count(self) -> int:

@@ -1,0 +1,123 @@
+"""ActNorm: shift and scale of every column, which can start from data."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_flows.bijectors.base import Bijector, check_event_size
+from tfp_flows.networks.sizes import positive_int
+
+__all__ = ["ActNorm"]
+
+
+class ActNorm(Bijector):
+    """Scale and shift every column, by trained values that `adapt` can first take from data.
+
+    Forward: `y_i = x_i exp(log_scale_i) + shift_i`
+    Inverse: `x_i = (y_i - shift_i) exp(-log_scale_i)`
+    Log-det: `Σ_i log_scale_i`
+
+    Both directions cost one product and one sum. Starts as the identity; `adapt(y)` makes
+    `inverse(y)` have mean 0 and deviation 1 on those data. Nothing else does so: no call of
+    `log_prob` or `sample` ever changes a variable. Unlike other scales here `log_scale` has no
+    bound, for the scale of data may be anything.
+
+    Shapes: events `(event_size,)`; the variables `log_scale` and `shift` are `(event_size,)`. The
+    boolean variable `initialized` is saved with the weights, and not trained.
+
+    Args:
+      event_size: number of columns.
+      dtype: floating dtype of events and variables.
+      validate_args: as in every `tfb.Bijector`.
+      name: name of the bijector.
+
+    Raises:
+      ValueError: `event_size` is not a positive integer, `dtype` is neither float32 nor float64,
+        or an event has another size.
+
+    Source: Diederik P. Kingma and Prafulla Dhariwal, "Glow: Generative Flow with Invertible 1×1
+    Convolutions" (2018).
+
+    Example:
+      >>> norm = bijectors.ActNorm(2)
+      >>> norm.adapt([[1.0, 10.0], [3.0, 30.0]])
+      >>> norm.inverse([[1.0, 10.0], [3.0, 30.0]])     # [[-1., -1.], [1., 1.]]
+    """
+
+    own_units = True  # It standardizes by itself.
+
+    def __init__(
+        self,
+        event_size: int,
+        dtype: str | tf.DType = "float32",
+        *,
+        validate_args: bool = False,
+        name: str = "act_norm",
+    ):
+        parameters = dict(locals())
+        positive_int(event_size, "event_size")
+        dtype = tf.as_dtype(dtype)
+        if dtype not in (tf.float32, tf.float64):
+            raise ValueError(f"`dtype` must be float32 or float64. Received: dtype={dtype.name!r}")
+        with tf.name_scope(name) as name:
+            self.event_size = event_size
+            self.log_scale = tf.Variable(tf.zeros([event_size], dtype), name="log_scale")
+            self.shift = tf.Variable(tf.zeros([event_size], dtype), name="shift")
+            self.initialized = tf.Variable(False, trainable=False, name="initialized")
+            super().__init__(
+                forward_min_event_ndims=1,
+                dtype=dtype,
+                validate_args=validate_args,
+                parameters=parameters,
+                name=name,
+            )
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether `adapt` was called, or weights were loaded of a bijector where it was."""
+        return bool(self.initialized.numpy())
+
+    def adapt(self, y: np.ndarray | tf.Tensor) -> None:
+        """Set `shift` and `log_scale` so that `inverse(y)` has mean 0 and deviation 1.
+
+        To be called outside of `tf.function`. A column that is constant, or varies in no digit of
+        the dtype, is shifted but not scaled.
+
+        Args:
+          y: data `(..., event_size)`, at least one event.
+
+        Raises:
+          ValueError: `y` has another shape, or a value that is not finite.
+        """
+        y = np.asarray(y, "float64")
+        if y.ndim < 2 or y.shape[-1] != self.event_size or not y.size:
+            raise ValueError(
+                f"`y` must be data of shape (n, {self.event_size}), n at least 1. "
+                f"Received: shape={y.shape}"
+            )
+        y = y.reshape(-1, self.event_size)
+        row, column = np.unravel_index(np.argmin(np.isfinite(y)), y.shape)
+        if not np.isfinite(y[row, column]):
+            raise ValueError(
+                f"`y` must be finite. Received: {y[row, column]} in row {row}, column {column}"
+            )
+        deviation = y.std(0)
+        eps = np.finfo(self.dtype.as_numpy_dtype).eps
+        constant = deviation <= 100 * eps * np.abs(y).max(0)
+        self.shift.assign(y.mean(0))
+        self.log_scale.assign(np.log(np.where(constant, 1.0, deviation)))
+        self.initialized.assign(True)
+
+    def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        check_event_size(self, x, self.event_size)
+        y = x * tf.exp(self.log_scale) + self.shift
+        return y, self._log_det(y)
+
+    def _inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        check_event_size(self, y, self.event_size)
+        x = (y - self.shift) * tf.exp(-self.log_scale)
+        return x, -self._log_det(x)
+
+    def _log_det(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.broadcast_to(tf.reduce_sum(self.log_scale), tf.shape(x)[:-1])

@@ -1,0 +1,103 @@
+"""The steps of a flow's bijector, one after another, and context for those that need it."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+# `tfb.Chain([...])` and `tfb.Invert(...)` of bijectors that are no composite tensors, as ours are
+# not, make instances of these classes, the bases of the public ones.
+from tensorflow_probability.python.bijectors.chain import _Chain
+from tensorflow_probability.python.bijectors.invert import _Invert
+
+from tfp_flows.bijectors.base import Bijector
+from tfp_flows.networks.conditioner import match_batch
+
+tfd, tfb = tfp.distributions, tfp.bijectors
+
+__all__ = ["Given", "chain_steps", "context_size_of"]
+
+
+def chain_steps(bijector: tfb.Bijector) -> list[tfb.Bijector]:
+    """The bijectors of nested `tfb.Chain`s and `tfb.Invert`s, flat; the last applied is first.
+
+    A bijector that is no chain is its own only step.
+    """
+    if isinstance(bijector, _Chain):
+        return [step for part in bijector.bijectors for step in chain_steps(part)]
+    if isinstance(bijector, _Invert):
+        inner = chain_steps(bijector.bijector)
+        if len(inner) > 1:
+            return [tfb.Invert(step) for step in reversed(inner)]
+    return [bijector]
+
+
+def context_size_of(bijector: tfb.Bijector, base: tfd.Distribution | None = None) -> int | None:
+    """Width of the context of all conditional parts; None if there are none."""
+    found = {getattr(base, "context_size", None)} - {None}
+    for step in chain_steps(bijector):
+        inside = () if isinstance(step, Given) else (step, *step.submodules)
+        found |= {b.context_size for b in inside if isinstance(b, Bijector)} - {None}
+    if len(found) > 1:
+        raise ValueError(
+            "The base and the bijectors of one flow must share one `context_size`. "
+            f"Received: context sizes {sorted(found)}"
+        )
+    return found.pop() if found else None
+
+
+def _context_kwargs(bijector: tfb.Bijector, context: tf.Tensor) -> dict:
+    """The keyword arguments by which `bijector` hands `context` to whatever is conditional in it.
+
+    TFP's composite bijectors pass a dictionary keyed by the names of their parts.
+    """
+    if isinstance(bijector, _Invert):
+        return _context_kwargs(bijector.bijector, context)
+    if isinstance(bijector, Bijector):
+        return {} if bijector.context_size is None else {"context": context}
+    kwargs: dict = {}
+    for part in getattr(bijector, "bijectors", ()):
+        inner = _context_kwargs(part, context)
+        if kwargs.setdefault(part.name, inner).keys() != inner.keys():
+            raise ValueError(
+                f"Conditional and unconditional bijectors inside {bijector.name!r} share the name "
+                f"{part.name!r}: give them different names."
+            )
+    return {name: inner for name, inner in kwargs.items() if inner}
+
+
+class Given(Bijector):
+    """A conditional bijector with its context filled in; the context's batch is its own."""
+
+    def __init__(self, bijector: tfb.Bijector, context: tf.Tensor):
+        parameters = dict(locals())
+        self._bijector = bijector
+        self._context = context
+        self._kwargs = _context_kwargs(bijector, context)
+        super().__init__(
+            forward_min_event_ndims=bijector.forward_min_event_ndims,
+            inverse_min_event_ndims=bijector.inverse_min_event_ndims,
+            dtype=bijector.dtype,
+            parameters=parameters,
+            name=bijector.name,
+        )
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {
+            "bijector": tfp.util.BatchedComponentProperties(),
+            "context": tfp.util.ParameterProperties(event_ndims=1),
+        }
+
+    def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # Parts that take no context, in `tfb.Blockwise` say, have to get the batch shape too.
+        x = match_batch(x, self._context)
+        y = self._bijector.forward(x, **self._kwargs)
+        event_ndims = self.forward_min_event_ndims
+        return y, self._bijector.forward_log_det_jacobian(x, event_ndims, **self._kwargs)
+
+    def _inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        y = match_batch(y, self._context)
+        x = self._bijector.inverse(y, **self._kwargs)
+        event_ndims = self.inverse_min_event_ndims
+        return x, self._bijector.inverse_log_det_jacobian(y, event_ndims, **self._kwargs)
