@@ -172,6 +172,10 @@ def test_a_layer_of_ones_own():
             "`conditioner` must be autoregressive.*column 1 depends on column 2",
         ),
         (
+            lambda: bijectors.MaskedAutoregressive(3, t.Affine(), Previous(shift=0)),
+            "`conditioner` must be autoregressive.*column 1 depends on column 1",
+        ),
+        (
             lambda: bijectors.MaskedAutoregressive(3, t.Additive(), Previous()),
             "`conditioner` must return .* values an event",
         ),

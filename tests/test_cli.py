@@ -180,7 +180,11 @@ BAD_TABLES = {
         ["--columns", "age,height", "--context", "age"],
         "'age' is in both --columns and --context",
     ),
-    "flow": (table_with("age", 3), ["--flow", "glow"], "--flow must be one of autoregressive_spline"),
+    "flow": (
+        table_with("age", 3),
+        ["--flow", "glow"],
+        "--flow must be one of autoreg",
+    ),
     "fraction": (table_with("age", 3), ["--validation", "1.5"], "--validation must be"),
     "epochs": (table_with("age", 3), ["--epochs", "0"], "--epochs must be"),
     "no file": (lambda path: path.with_name("nothing.csv"), [], "There is no file"),

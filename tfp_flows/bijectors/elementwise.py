@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
 from tfp_flows.bijectors.transformers import Transformer
-from tfp_flows.networks.sizes import positive_int
+from tfp_flows.networks.arguments import floating, positive_int
 
 __all__ = ["Elementwise"]
 
@@ -91,7 +91,4 @@ def check_structure(event_size: int, transformer: Transformer, dtype: str | tf.D
             "`transformer` must be an instance of bijectors.transformers.Transformer. "
             f"Received: transformer={transformer!r}"
         )
-    dtype = tf.as_dtype(dtype)
-    if dtype not in (tf.float32, tf.float64):
-        raise ValueError(f"`dtype` must be float32 or float64. Received: dtype={dtype.name!r}")
-    return dtype
+    return floating(dtype)

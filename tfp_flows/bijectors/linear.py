@@ -21,7 +21,7 @@ from tfp_flows.bijectors.matrices import (
 from tfp_flows.bijectors.parametric import Parametric
 from tfp_flows.bijectors.permutation import permutation_of
 from tfp_flows.bijectors.transformers.base import check_positive
-from tfp_flows.networks.sizes import positive_int
+from tfp_flows.networks.arguments import positive_int
 
 __all__ = ["LU", "QR", "Triangular"]
 
@@ -303,7 +303,8 @@ def _gaussian(
         )
     covariance = np.cov(y.T).reshape(size, size)
     # Columns that depend on each other, or few rows, leave the matrix singular.
-    covariance += 1e-6 * np.eye(size) * np.trace(covariance) / size
+    variance = np.diag(covariance)
+    covariance = covariance + np.diag(1e-8 * np.where(variance > 0, variance, 1.0))
     if permutation is not None:
         before = np.argsort(permutation)
         covariance = covariance[np.ix_(before, before)]

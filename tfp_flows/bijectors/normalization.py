@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
-from tfp_flows.networks.sizes import positive_int
+from tfp_flows.networks.arguments import floating, positive_int
 
 __all__ = ["ActNorm"]
 
@@ -57,9 +57,7 @@ class ActNorm(Bijector):
     ):
         parameters = dict(locals())
         positive_int(event_size, "event_size")
-        dtype = tf.as_dtype(dtype)
-        if dtype not in (tf.float32, tf.float64):
-            raise ValueError(f"`dtype` must be float32 or float64. Received: dtype={dtype.name!r}")
+        dtype = floating(dtype)
         with tf.name_scope(name) as name:
             self.event_size = event_size
             self.log_scale = tf.Variable(tf.zeros([event_size], dtype), name="log_scale")

@@ -17,6 +17,7 @@ from tfp_flows.bijectors.base import (
     check_event_size,
     mark_missing,
 )
+from tfp_flows.networks.arguments import floating
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.parameters import Parameters
 
@@ -62,9 +63,7 @@ class Parametric(Bijector):
         parameters: dict,
         name: str,
     ):
-        dtype = tf.as_dtype(dtype)
-        if dtype not in (tf.float32, tf.float64):
-            raise ValueError(f"`dtype` must be float32 or float64. Received: dtype={dtype.name!r}")
+        dtype = floating(dtype)
         with tf.name_scope(name) as name:
             self.event_size = event_size
             self.context_size = context_size

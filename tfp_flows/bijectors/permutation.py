@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
-from tfp_flows.networks.sizes import positive_int
+from tfp_flows.networks.arguments import positive_int
 
 __all__ = ["Permutation", "permutation_of"]
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
 from tfp_flows.bijectors.constraints import Columns, Entry, Simplex, checked_support
-from tfp_flows.networks.sizes import positive_int
+from tfp_flows.networks.arguments import floating, positive_int
 
 __all__ = ["Support"]
 
@@ -82,9 +82,7 @@ class Support(Bijector):
     ):
         parameters = dict(locals())
         positive_int(event_size, "event_size")
-        dtype = tf.as_dtype(dtype)
-        if dtype not in (tf.float32, tf.float64):
-            raise ValueError(f"`dtype` must be float32 or float64. Received: dtype={dtype.name!r}")
+        dtype = floating(dtype)
         numpy_dtype = dtype.as_numpy_dtype
         support = parameters["support"] = checked_support(support, event_size, numpy_dtype)
         with tf.name_scope(name) as name:

@@ -20,7 +20,7 @@ from tfp_flows.bijectors.matrices import (
 )
 from tfp_flows.bijectors.parametric import Parametric
 from tfp_flows.bijectors.planar import MIN_SLOPE, tanh_root
-from tfp_flows.networks.sizes import positive_int
+from tfp_flows.networks.arguments import positive_int
 
 __all__ = ["Sylvester"]
 

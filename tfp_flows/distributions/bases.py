@@ -33,7 +33,7 @@ from tfp_flows.distributions.conditional import (
 )
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.distributions.resampled import Resampled
-from tfp_flows.networks.sizes import positive_int
+from tfp_flows.networks.arguments import floating, positive_int
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -235,9 +235,7 @@ def conditional_mixture(
 def _zeros(event_size: int, dtype: str | tf.DType) -> tf.Tensor:
     """Zeros for every column, once size and dtype are found right."""
     positive_int(event_size, "event_size")
-    dtype = tf.as_dtype(dtype)
-    if dtype not in (tf.float32, tf.float64):
-        raise ValueError(f"`dtype` must be float32 or float64. Received: dtype={dtype.name!r}")
+    dtype = floating(dtype)
     return tf.zeros([event_size], dtype)
 
 

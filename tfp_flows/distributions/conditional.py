@@ -13,7 +13,7 @@ import tensorflow_probability as tfp
 from tfp_flows.bijectors.base import check_context
 from tfp_flows.distributions.flow import stateless_seed
 from tfp_flows.networks import Parameters
-from tfp_flows.networks.sizes import positive_int
+from tfp_flows.networks.arguments import positive_int
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 

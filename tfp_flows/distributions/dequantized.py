@@ -12,7 +12,7 @@ import tensorflow_probability as tfp
 
 from tfp_flows.distributions.cells import CellNoise, checked_steps, round_to
 from tfp_flows.distributions.flow import Flow, stateless_seed
-from tfp_flows.networks.sizes import positive_int
+from tfp_flows.networks.arguments import positive_int
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 

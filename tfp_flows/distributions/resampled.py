@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_flows.networks import Conditioner
-from tfp_flows.networks.sizes import positive_int
+from tfp_flows.networks.arguments import positive_int
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 

@@ -46,20 +46,7 @@ def maf(
     Example:
       >>> flow = flows.maf(3, layers=2)
     """
-    frame = Frame(
-        "maf",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("maf", locals())
     transformer = Affine()
     return frame.flow(
         frame.autoregressive(
@@ -97,20 +84,7 @@ def iaf(
     Example:
       >>> x, log_prob = flows.iaf(3, layers=2).sample_and_log_prob(5)
     """
-    frame = Frame(
-        "iaf",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("iaf", locals())
     inverse = frame.autoregressive(
         Affine(), hidden_units, activation=activation, passes=passes, residual=residual
     )
@@ -149,20 +123,7 @@ def autoregressive_spline(
     Example:
       >>> flow = flows.autoregressive_spline(3, layers=2)
     """
-    frame = Frame(
-        "autoregressive_spline",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("autoregressive_spline", locals())
     transformer = RationalQuadraticSpline(bins=bins, bound=bound)
     return frame.flow(
         frame.autoregressive(

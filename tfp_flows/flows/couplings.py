@@ -44,20 +44,7 @@ def nice(
     Example:
       >>> flow = flows.nice(2, layers=4)
     """
-    frame = Frame(
-        "nice",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("nice", locals())
     scale = Elementwise(frame.size, Affine(), dtype=dtype, name="scale")
     shifts = frame.couplings(Additive(), hidden_units, activation=activation, dropout=dropout)
     return frame.flow([scale, *shifts])
@@ -92,20 +79,7 @@ def real_nvp(
     Example:
       >>> flow = flows.real_nvp(2, hidden_units=(64, 64))
     """
-    frame = Frame(
-        "real_nvp",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("real_nvp", locals())
     return frame.flow(
         frame.couplings(Affine(), hidden_units, activation=activation, dropout=dropout)
     )
@@ -140,20 +114,7 @@ def flow_plus_plus(
     Example:
       >>> flow = flows.flow_plus_plus(2, layers=2)
     """
-    frame = Frame(
-        "flow_plus_plus",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("flow_plus_plus", locals())
     mixture = Inverse(MixtureOfLogistics(components=components))
     return frame.flow(
         frame.couplings(mixture, hidden_units, activation=activation, dropout=dropout)

@@ -24,8 +24,8 @@ from tfp_flows.bijectors import (
 from tfp_flows.bijectors.transformers import Transformer
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.networks import MLP
+from tfp_flows.networks.arguments import positive_int
 from tfp_flows.networks.conditioner import network_policy
-from tfp_flows.networks.sizes import positive_int
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -59,6 +59,12 @@ class Frame:
     support: str | Sequence | None
     dtype: str
     seed: int | None
+
+    @classmethod
+    def of(cls, name: str, arguments: dict) -> Frame:
+        """The frame of a family, from the arguments of its function: its `locals()`."""
+        fields = {field.name for field in dataclasses.fields(cls)} - {"name"}
+        return cls(name, **{field: arguments[field] for field in fields})
 
     def __post_init__(self):
         positive_int(self.event_size, "event_size")
@@ -169,15 +175,15 @@ class Frame:
             masks.append((~kept if flip else kept).tolist())
         return masks
 
-    def flow(self, layers: Sequence[tfb.Bijector], *, mixing: bool = True) -> Flow:
+    def flow(self, layers: Sequence[tfb.Bijector]) -> Flow:
         """The flow of these layers, the last applied first, in what surrounds them."""
         steps = []
         if self.support is not None:
             steps.append(Support(self.size, self.support, dtype=self.dtype))
         for layer in layers:
-            if self.actnorm and mixing:
+            if self.actnorm:
                 steps.append(ActNorm(self.size, dtype=self.dtype))
-            if self.linear and mixing:
+            if self.linear:
                 steps.append(_LINEAR[self.linear](self.size, self.dtype, self.next_seed()))
             steps.append(layer)
         return Flow(

@@ -56,20 +56,7 @@ def naf(
     Example:
       >>> flow = flows.naf(3, layers=1)
     """
-    frame = Frame(
-        "naf",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("naf", locals())
     transformer = Inverse(DeepDenseSigmoidal(components) if dense else DeepSigmoidal(components))
     return frame.flow(
         frame.autoregressive(
@@ -109,20 +96,7 @@ def umnn(
     Example:
       >>> flow = flows.umnn(3, layers=1)
     """
-    frame = Frame(
-        "umnn",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("umnn", locals())
     transformer = Inverse(UnconstrainedMonotonic(integrand_units))
     return frame.flow(
         frame.autoregressive(
@@ -164,20 +138,7 @@ def bernstein(
     Example:
       >>> flow = flows.bernstein(3, layers=1)
     """
-    frame = Frame(
-        "bernstein",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("bernstein", locals())
     transformer = Inverse(Bernstein(degree, bound))
     return frame.flow(
         frame.autoregressive(
@@ -218,20 +179,7 @@ def sum_of_squares(
     Example:
       >>> flow = flows.sum_of_squares(3, layers=1)
     """
-    frame = Frame(
-        "sum_of_squares",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("sum_of_squares", locals())
     transformer = Inverse(SumOfSquares(polynomials, degree))
     return frame.flow(
         frame.autoregressive(

@@ -46,20 +46,7 @@ def planar(
     Example:
       >>> x, log_prob = flows.planar(2).sample_and_log_prob(5)
     """
-    frame = Frame(
-        "planar",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("planar", locals())
     return frame.flow(
         [
             Planar(
@@ -103,20 +90,7 @@ def radial(
     Example:
       >>> flow = flows.radial(2)
     """
-    frame = Frame(
-        "radial",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("radial", locals())
     return frame.flow(
         [
             Radial(
@@ -161,20 +135,7 @@ def sylvester(
     Example:
       >>> x, log_prob = flows.sylvester(3, layers=4).sample_and_log_prob(5)
     """
-    frame = Frame(
-        "sylvester",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("sylvester", locals())
     return frame.flow(
         [
             Sylvester(

@@ -62,20 +62,7 @@ def neural_spline(
       >>> flow = flows.neural_spline(4, context_size=3)
       >>> flow.log_prob(np.zeros((5, 4)), context=np.zeros((5, 3)))     # (5,)
     """
-    frame = Frame(
-        "neural_spline",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("neural_spline", locals())
     transformer = _spline(spline, bins, bound)
     return frame.flow(
         frame.couplings(transformer, hidden_units, activation=activation, dropout=dropout)
@@ -113,20 +100,7 @@ def elementwise_spline(
     Example:
       >>> flow = flows.elementwise_spline(2)
     """
-    frame = Frame(
-        "elementwise_spline",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("elementwise_spline", locals())
     spline = RationalQuadraticSpline(bins=bins, bound=bound)
     if frame.context_size is None:
         return frame.flow([Elementwise(frame.size, spline, dtype=dtype) for _ in range(layers)])
@@ -174,20 +148,7 @@ def circular_spline(
       >>> flow = flows.circular_spline(2, layers=2)
       >>> flow.log_prob([[3.1, 0.0], [3.1 - 2 * np.pi, 0.0]])     # twice the same
     """
-    frame = Frame(
-        "circular_spline",
-        event_size,
-        layers,
-        linear,
-        actnorm,
-        context_size,
-        embedding,
-        context_shape,
-        base,
-        support,
-        dtype,
-        seed,
-    )
+    frame = Frame.of("circular_spline", locals())
     if linear is not None or actnorm or support is not None:
         raise ValueError(
             "`linear`, `actnorm` and `support` must be left out for angles. "

@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 from tensorflow_probability.python.internal import prefer_static as ps
 
+from tfp_flows.networks.arguments import positive_int
 from tfp_flows.networks.mlp import MLP
-from tfp_flows.networks.sizes import positive_int
 
 __all__ = ["Conditioner", "match_batch"]
 

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_flows.networks.arguments import positive_int
 from tfp_flows.networks.mlp import dense_initializer, without_trainable
-from tfp_flows.networks.sizes import positive_int
 
 __all__ = ["MADE", "permutation"]
 
