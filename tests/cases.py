@@ -204,4 +204,12 @@ CASES: dict[str, Case] = {
         f"Coupling context {size}": coupling(size, transformer, context=2)
         for size, transformer in ((1, t.Affine()), (3, TRANSFORMERS["RationalQuadraticSpline"]))
     },
+    "Support simplex": Case(
+        lambda dtype: bijectors.Support(2, "simplex", dtype=dtype),
+        2,
+        extremes=(0.0, 30.0, -30.0),
+        inverse_extremes=(),
+        # One column more comes out than goes in: no square Jacobian, no rows of one shape.
+        skip=("log-det", "batch shapes"),
+    ),
 }

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import TRANSFORMERS, autoregressive
 
-from tfp_flows import bijectors, networks
+from tfp_flows import bijectors, networks, testing
 from tfp_flows.networks.made_solve import solve, solve_by_passes
 
 t = bijectors.transformers
@@ -159,9 +160,9 @@ def test_a_layer_of_ones_own():
     [
         (
             lambda: networks.MADE(3, 1, order=[0, 1, 1]),
-            "`order` must be a permutation of 0, ..., 2",
+            "`order` must be .* a permutation of 0, ..., 2",
         ),
-        (lambda: networks.MADE(3, 1, order="sorted"), "`order` must be 'reversed' or 'random'"),
+        (lambda: networks.MADE(3, 1, order="sorted"), "`order` must be 'reversed', 'random'"),
         (lambda: networks.MADE(3, 1, passes=4), "`passes` must be at most event_size=3"),
         (lambda: networks.MADE(3, 1, passes=0), "`passes` must be a positive integer"),
         (lambda: networks.MADE(3, 1, ()), "`hidden_units` must be a sequence"),
@@ -184,6 +185,39 @@ def test_a_layer_of_ones_own():
 def test_bad_input_raises(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def zero_at_first():
+    """A network that is not autoregressive, but shows it with other weights only."""
+    return keras.Sequential(
+        [
+            keras.layers.Dense(8, "tanh"),
+            keras.layers.Dense(6, kernel_initializer="zeros"),
+            keras.layers.Reshape((2, 3)),
+        ]
+    )
+
+
+def test_a_layer_that_starts_at_zero_is_looked_at_with_other_weights():
+    layer = zero_at_first()
+    with pytest.raises(ValueError, match="`conditioner` must be autoregressive"):
+        bijectors.MaskedAutoregressive(3, t.Affine(), layer)
+    assert not layer.layers[1].kernel.numpy().any()  # And they were put back.
+
+
+@pytest.mark.parametrize("name", sorted(set(TRANSFORMERS) - {"Affine", "RationalQuadraticSpline"}))
+def test_every_transformer_makes_an_autoregressive_layer(name):
+    case = autoregressive(2, TRANSFORMERS[name])
+    x, _ = case.inputs("float64")
+    skip = ["modes", "finite", "event ndims"]  # Slow to compile, and no matter of the structure.
+    if case.angles:
+        skip.append("one pass")  # Of angles, the forward direction makes D passes.
+    testing.check_bijector(case.build("float64"), x, extremes=case.extremes, skip=skip)
+
+
+def test_fewer_units_than_columns_are_a_warning():
+    with pytest.warns(UserWarning, match="`hidden_units` should be 5 or more for 6 columns"):
+        networks.MADE(6, 1, (8, 4))
 
 
 def test_a_random_order_is_drawn_by_the_seed_and_saved():

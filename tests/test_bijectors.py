@@ -43,7 +43,12 @@ def test_bijector_obeys_all_laws(name, dtype):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, case in CASES.items() if case.event_size <= 2 and "float" not in name]
+    "name",
+    [
+        name
+        for name, case in CASES.items()
+        if case.event_size <= 2 and not case.skip and "float" not in name
+    ],
 )
 def test_bijector_in_a_flow_obeys_all_laws(name):
     case = CASES[name]

@@ -331,3 +331,9 @@ def test_the_warning_knows_tables():
     pandas = pytest.importorskip("pandas")
     with pytest.warns(TiedValuesWarning, match="'age'"):
         warn_of_ties(pandas.DataFrame({"age": np.arange(500) % 20}))
+
+
+def test_values_off_the_grid_are_refused():
+    flow = Flow(standard_normal(1), Support(1, "real"))
+    with pytest.raises(ValueError, match=r"multiples of `steps`, 1 in column 0.*0\.5 in row 0"):
+        Dequantized(flow, 1.0).adapt(np.arange(20.0)[:, None] + 0.5)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_flows import Flow, bijectors, flows, networks
+from tfp_flows import Flow, bases, bijectors, flows, networks
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -251,6 +251,23 @@ def test_linear_layers_and_actnorm_stand_before_every_layer(linear):
     assert np.allclose(np.sort(z), np.sort(x), atol=1e-5)  # Fresh: the identity, or permuted.
 
 
+def test_three_columns_stand_alone_in_turn():
+    alone = [mask.index(True) for mask in masks(small_flow("real_nvp", 3, layers=6))[::2]]
+    assert alone == [0, 1, 2]
+
+
+def test_permutations_without_a_seed_are_the_same_at_every_call():
+    first, second = (
+        [
+            step.permutation.tolist()
+            for step in small_flow("maf", 6, linear="permutation").bijector.bijectors
+            if isinstance(step, bijectors.Permutation)
+        ]
+        for _ in range(2)
+    )
+    assert first == second and first[0] != first[1]
+
+
 def test_an_unknown_linear_layer_is_an_error():
     with pytest.raises(ValueError, match=r"`linear` must be None or one of .*linear='svd'"):
         small_flow("maf", linear="svd")
@@ -290,6 +307,8 @@ def test_angles_have_a_periodic_density():
         left, right = x.copy(), x.copy()
         left[:, column], right[:, column] = np.pi - 1e-9, 1e-9 - np.pi
         np.testing.assert_allclose(flow.log_prob(left), flow.log_prob(right), atol=1e-5)
+    one = small_flow("circular_spline", 2, layers=1)  # One column is only passed through.
+    assert np.isfinite(one.log_prob(np.float32([[50.0, -70.0]])))
     draws = flow.sample(500, seed=0).numpy()
     assert (draws >= -np.pi).all() and (draws < np.pi).all()
     with pytest.raises(ValueError, match="`linear`, `actnorm` and `support` must be left out"):
@@ -322,6 +341,8 @@ def test_an_embedding_that_does_not_fit_is_an_error():
         small_flow("maf", embedding=keras.layers.GRU(4))
     with pytest.raises(TypeError, match="`embedding` must be a Keras 3 layer"):
         small_flow("maf", embedding="gru", context_shape=(2, 3))
+    with pytest.raises(ValueError, match="`context_size` must be 4"):
+        small_flow("maf", embedding=keras.layers.GRU(4), context_shape=(2, 3), context_size=3)
     with pytest.raises(ValueError, match=r"must return shape \(batch, 2\)"):
         base = tfd.MultivariateNormalDiag(tf.zeros(3))
         bijector = small_flow("maf", context_size=2).bijector
@@ -332,3 +353,13 @@ def test_equal_contexts_get_independent_noise():
     flow = small_flow("maf", 2, context_size=1)
     draws = flow.sample(3, context=np.zeros((4, 1), "float32"), seed=0).numpy()
     assert len(np.unique(draws.reshape(-1, 2), axis=0)) == 12
+
+
+@pytest.mark.parametrize("structure", [bijectors.Coupling, bijectors.MaskedAutoregressive])
+def test_structures_of_circular_splines_are_periodic(structure):
+    circular = bijectors.transformers.CircularSpline(bins=4)
+    layer = randomize(structure(3, circular, (8,), dtype="float64", seed=0))
+    flow = Flow(bases.torus(3, dtype="float64"), layer)
+    x = np.pi * np.tanh(normal(20, 3, dtype="float64"))
+    turns = 2 * np.pi * np.random.default_rng(0).integers(-2, 3, x.shape)
+    np.testing.assert_allclose(flow.log_prob(x + turns), flow.log_prob(x), atol=1e-9)

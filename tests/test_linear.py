@@ -218,7 +218,7 @@ BAD_INPUT = {
     "size": (lambda: bijectors.LU(0), "`event_size` must be a positive"),
     "dtype": (lambda: bijectors.LU(2, "int32"), "`dtype` must be float32 or float64"),
     "scale": (lambda: bijectors.QR(2, max_log_scale=0.0), "`max_log_scale` must be positive"),
-    "LU order": (lambda: bijectors.LU(3, permutation=[0, 1]), "`permutation` must be 'random'"),
+    "LU order": (lambda: bijectors.LU(3, permutation=[0, 1]), "`permutation` must be 'reversed'"),
     "twice": (lambda: bijectors.Permutation(3, [0, 1, 1]), r"Received.*\[0, 1, 1\]"),
     "word": (lambda: bijectors.Permutation(3, "sorted"), "`permutation` must be.*='sorted'"),
     "matrix": (lambda: bijectors.Permutation(2, [[0, 1]]), "`permutation` must be"),

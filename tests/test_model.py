@@ -1018,6 +1018,16 @@ def test_actnorm_starts_from_the_first_batch_of_training_and_never_from_a_sample
     np.testing.assert_array_equal(loaded.log_prob(x), model.log_prob(x))
 
 
+def test_actnorm_does_not_see_validation_rows():
+    x = np.concatenate([np.random.default_rng(0).normal(size=(80, 2)), np.full((20, 2), 100.0)])
+    model = FlowModel(flows.real_nvp(2, layers=1, hidden_units=(8,), actnorm=True))
+    model.compile(keras.optimizers.SGD(0.0))
+    model.fit(x.astype("float32"), validation_split=0.2, verbose=0)
+    np.testing.assert_allclose(
+        model.distribution.bijector.bijectors[0].shift, x[:80].mean(0), atol=1e-5
+    )
+
+
 def test_support_is_adapted_in_units_of_the_data():
     x = np.random.default_rng(0).lognormal(3.0, 0.5, size=(400, 2)).astype("float32")
     model = FlowModel(flows.real_nvp(2, layers=2, hidden_units=(8,), support="positive"))

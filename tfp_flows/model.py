@@ -104,7 +104,8 @@ class FlowModel(MaximumLikelihood):
             distribution.event_shape, dtype=dtype, name="event_standardizer"
         )
         self.context_standardizer = None
-        if self.context_shape == (self.context_size,):
+        embedded = any(isinstance(part, Embedding) for part in distribution.submodules)
+        if self.context_size is not None and not embedded:
             self.context_standardizer = Standardizer(
                 [self.context_size], dtype=dtype, name="context_standardizer"
             )
@@ -117,7 +118,8 @@ class FlowModel(MaximumLikelihood):
 
         Bijectors that can start from data do so, `ActNorm` and `Support` for example. A flow whose
         last step has a unit of its own, `Support` or a circular spline, gets data as they are; and
-        so does an embedding its contexts.
+        so does an embedding its contexts. Call this before training: a second call starts those
+        bijectors anew.
 
         Columns with many equal values are reported by a `TiedValuesWarning`.
 
@@ -189,7 +191,7 @@ class FlowModel(MaximumLikelihood):
         return flow.stages(None if context is None else self._standardize_context(context))
 
     def _standardize_context(self, context: Any) -> tf.Tensor:
-        context = tf.convert_to_tensor(context)
+        context = tf.convert_to_tensor(context, dtype_hint=self.event_dtype)
         shape = self.context_shape
         if shape is None or context.shape[-len(shape) :] != shape:
             need = f"shape ({', '.join(map(str, ('...', *shape)))})" if shape else "none"

@@ -111,7 +111,7 @@ class MaximumLikelihood(keras.Model):
                 check_finite(part, name)  # A dataset that is not read to its end may be huge.
         self._check_shapes(x, y)
         guard = StopOnNonFinite(lambda: self.explain_non_finite(pairs(x, y)))
-        self.start_from(pairs(x, y))
+        self.start_from(pairs(*_training_rows(x, y, validation_split)))
         self.build_optimizer()
         if isinstance(validation_data, tuple | list):
             validation_data = pack(*validation_data)
@@ -214,3 +214,15 @@ class MaximumLikelihood(keras.Model):
             yield
         finally:
             keras.config.set_floatx(before)
+
+
+def _training_rows(x: Any, y: Any, validation_split: float) -> tuple[Any, Any]:
+    """Arrays without the rows at their end that Keras will split off; anything else as it is."""
+    if not validation_split:
+        return x, y
+
+    def training(part: Any) -> Any:
+        return part[: int(len(part) * (1 - validation_split))] if hasattr(part, "shape") else part
+
+    x = tuple(map(training, x)) if isinstance(x, tuple | list) else training(x)
+    return x, training(y)

@@ -13,6 +13,7 @@ from tfp_flows.bijectors.base import (
     check_event_size,
     mark_missing,
 )
+from tfp_flows.bijectors.coupling import HARMONICS
 from tfp_flows.bijectors.elementwise import check_structure
 from tfp_flows.bijectors.transformers import Transformer
 from tfp_flows.networks.autoregressive import AutoregressiveConditioner
@@ -34,6 +35,9 @@ class MaskedAutoregressive(Bijector):
     has to go through the columns one after another; with a MADE, every hidden unit is computed
     once in that, so that the arithmetic is that of about one call, and the time grows with D by the
     number of steps. With a layer of your own it costs D calls. `tfb.Invert` swaps the two: IAF.
+
+    With `CircularSpline()` columns are angles, which the network reads through sines and cosines:
+    the density is periodic. The forward direction then costs D calls.
 
     `Affine()` makes MAF, `RationalQuadraticSpline()` an autoregressive spline flow, and
     `Inverse(DeepSigmoidal())` a neural autoregressive flow. Starts as the identity.
@@ -105,6 +109,7 @@ class MaskedAutoregressive(Bijector):
                 parameter_count=transformer.parameter_count,
                 order=order,
                 passes=passes,
+                harmonics=HARMONICS if transformer.own_units else 0,
                 residual=residual,
                 activation=activation,
                 context_size=context_size,

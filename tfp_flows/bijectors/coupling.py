@@ -16,9 +16,13 @@ from tfp_flows.bijectors.base import (
 )
 from tfp_flows.bijectors.elementwise import check_structure
 from tfp_flows.bijectors.transformers import Transformer
-from tfp_flows.networks.conditioner import Conditioner, match_batch
+from tfp_flows.bijectors.transformers.circular import wrap
+from tfp_flows.networks import MLP, PeriodicFeatures
+from tfp_flows.networks.conditioner import Conditioner, match_batch, network_policy
 
 __all__ = ["Coupling"]
+
+HARMONICS = 1  # Of angles, where the conditioner is only widths.
 
 
 class Coupling(Bijector):
@@ -33,6 +37,9 @@ class Coupling(Bijector):
 
     Both directions cost one call of the conditioner. `Additive()` makes NICE, `Affine()` RealNVP,
     `RationalQuadraticSpline()` a neural spline coupling. Starts as the identity.
+
+    With `CircularSpline()` columns are angles, taken modulo 2π, which the network reads through
+    sines and cosines: the density is periodic.
 
     Shapes: events `(event_size,)`, context `(..., context_size)`; the batch shapes of both
     broadcast.
@@ -95,6 +102,8 @@ class Coupling(Bijector):
             self._restore = np.argsort(order)
             self._in_order = bool((order == np.arange(event_size)).all())
             self._swapped = bool((order == np.roll(np.arange(event_size), len(self._moved))).all())
+            if transformer.own_units and not isinstance(conditioner, PeriodicFeatures):
+                conditioner = _periodic(conditioner, len(self._kept), dtype.name, seed)
             self.conditioner = Conditioner(
                 conditioner,
                 input_size=len(self._kept),
@@ -126,6 +135,8 @@ class Coupling(Bijector):
         context = check_context(self, context, x.dtype)
         if context is not None:
             x = match_batch(x, context)
+        if self.transformer.own_units:
+            x = wrap(x)
         kept, moved = self._split(x)
         moved, log_det = direction(moved, self.conditioner(kept, context))
         log_det = mark_missing(tf.reduce_sum(log_det, -1), context)
@@ -143,6 +154,17 @@ class Coupling(Bijector):
             return tf.concat([moved, kept], -1)
         x = tf.concat([kept, moved], -1)
         return x if self._in_order else tf.gather(x, self._restore, axis=-1)
+
+
+def _periodic(
+    conditioner: Sequence[int] | keras.layers.Layer, angles: int, dtype: str, seed: int | None
+) -> PeriodicFeatures | Sequence[int]:
+    """The conditioner with the kept columns, which are angles, made periodic."""
+    if isinstance(conditioner, Sequence) and not isinstance(conditioner, str):
+        conditioner = MLP(conditioner, seed=seed, dtype=network_policy(dtype))
+    if not isinstance(conditioner, keras.layers.Layer):
+        return conditioner
+    return PeriodicFeatures(conditioner, angles=angles, harmonics=HARMONICS)
 
 
 def _mask(

@@ -19,8 +19,8 @@ from tfp_flows.bijectors.matrices import (
     solve_triangular,
 )
 from tfp_flows.bijectors.parametric import Parametric
-from tfp_flows.bijectors.permutation import permutation_of
 from tfp_flows.bijectors.transformers.base import check_positive
+from tfp_flows.networks.arguments import permutation as order_of
 from tfp_flows.networks.arguments import positive_int
 
 __all__ = ["LU", "QR", "Triangular"]
@@ -44,7 +44,7 @@ class LU(Parametric):
     Args:
       event_size: number of columns.
       dtype: floating dtype of events.
-      permutation: `"random"`, `"reverse"`, or the integers `0 ... event_size - 1` in some order;
+      permutation: `"random"`, `"reversed"`, or the integers `0 ... event_size - 1` in some order;
         the identity if `None`. What is drawn is part of the config.
       max_log_scale: `m`, positive.
       context_size: width of the context, or `None`.
@@ -85,7 +85,9 @@ class LU(Parametric):
         self.max_log_scale = max_log_scale
         check_positive(self, "max_log_scale")
         if permutation is not None:
-            permutation = parameters["permutation"] = permutation_of(size, permutation, seed)
+            permutation = parameters["permutation"] = order_of(
+                permutation, size, "permutation", seed
+            )
         self.permutation = None if permutation is None else np.array(permutation)
         super().__init__(
             event_size,

@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
+from tfp_flows.networks.arguments import permutation as order_of
 from tfp_flows.networks.arguments import positive_int
 
-__all__ = ["Permutation", "permutation_of"]
+__all__ = ["Permutation"]
 
 
 class Permutation(Bijector):
@@ -27,7 +28,7 @@ class Permutation(Bijector):
 
     Args:
       event_size: number of columns.
-      permutation: `"random"`, `"reverse"`, or the integers `0 ... event_size - 1` in some order.
+      permutation: `"random"`, `"reversed"`, or the integers `0 ... event_size - 1` in some order.
       seed: integer that fixes the random order, or `None`.
       validate_args: as in every `tfb.Bijector`.
       name: name of the bijector.
@@ -40,7 +41,7 @@ class Permutation(Bijector):
     Estimation" (2014), where columns change places between couplings.
 
     Example:
-      >>> bijectors.Permutation(3, "reverse").forward([1.0, 2.0, 3.0])     # [3., 2., 1.]
+      >>> bijectors.Permutation(3, "reversed").forward([1.0, 2.0, 3.0])     # [3., 2., 1.]
       >>> bijectors.Permutation(3, [1, 2, 0]).forward([1.0, 2.0, 3.0])     # [2., 3., 1.]
     """
 
@@ -54,7 +55,8 @@ class Permutation(Bijector):
         name: str = "permutation",
     ):
         parameters = dict(locals())
-        permutation = permutation_of(event_size, permutation, seed)
+        positive_int(event_size, "event_size")
+        permutation = order_of(permutation, event_size, "permutation", seed)
         parameters["permutation"] = permutation
         with tf.name_scope(name) as name:
             self.event_size = event_size
@@ -76,21 +78,3 @@ class Permutation(Bijector):
     def _reorder(self, x: tf.Tensor, order: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
         check_event_size(self, x, self.event_size)
         return tf.gather(x, order, axis=-1), tf.zeros_like(x[..., 0])
-
-
-def permutation_of(
-    event_size: int, permutation: str | Sequence[int] | np.ndarray, seed: int | None
-) -> list[int]:
-    """The order of the columns as integers, drawn if it is to be random."""
-    columns = np.arange(positive_int(event_size, "event_size"))
-    if isinstance(permutation, str):
-        if permutation == "reverse":
-            return columns[::-1].tolist()
-        if permutation == "random":
-            return np.random.default_rng(seed).permutation(columns).tolist()
-    elif np.array_equal(np.sort(permutation, axis=None), columns) and np.ndim(permutation) == 1:
-        return [int(column) for column in permutation]
-    raise ValueError(
-        f"`permutation` must be 'random', 'reverse' or the integers 0 ... {event_size - 1} in some "
-        f"order. Received: permutation={permutation!r}"
-    )

@@ -71,7 +71,7 @@ class Dequantized(tfd.Distribution):
     Example:
       >>> flow = flows.neural_spline(2, layers=2, support="real")
       >>> model = FlowModel(distributions.Dequantized(flow, steps=[1.0, 0.1]))
-      >>> model.adapt(x)
+      >>> model.adapt(np.round(x))
     """
 
     own_units = True
@@ -210,7 +210,8 @@ class Dequantized(tfd.Distribution):
         """Call `distribution.adapt` with the data plus uniform noise; adapt the noise flow too.
 
         Raises:
-          ValueError: `distribution` does not take data in their own units, as steps are.
+          ValueError: `distribution` does not take data in their own units, as steps are; a value is
+            no multiple of its column's step.
         """
         if again and not getattr(self.distribution, "own_units", False):
             raise ValueError(
@@ -218,6 +219,7 @@ class Dequantized(tfd.Distribution):
                 f"bijector be a Support. Received: distribution={self.distribution!r}"
             )
         x = x if hasattr(x, "columns") else np.asarray(x)  # Columns keep their names in errors.
+        _check_grid(np.asarray(x), self.steps)
         u = np.random.RandomState(0).uniform(size=x.shape) + self._lowest
         self.distribution.adapt(x + u * np.array(self.steps), context, again=again)
         if self.noise is not None and again:
@@ -247,3 +249,16 @@ class Dequantized(tfd.Distribution):
         log_weights = self.distribution.log_prob(x) - log_noise
         log_mean = tf.reduce_logsumexp(log_weights, 0) - np.log(self.samples)
         return log_mean + self._log_cell
+
+
+def _check_grid(x: np.ndarray, steps: Sequence[float]) -> None:
+    """Raise a ValueError at the first value that is no multiple of its column's step."""
+    for column, step in enumerate(steps):
+        if step:
+            values = x[:, column].astype("float64") / step
+            off = np.flatnonzero(np.abs(values - np.round(values)) > 1e-3 + 1e-6 * np.abs(values))
+            if len(off):
+                raise ValueError(
+                    f"`x` must be multiples of `steps`, {step:g} in column {column}: subtract the "
+                    f"offset of the grid. Received: {x[off[0], column]} in row {off[0]}"
+                )

@@ -27,6 +27,8 @@ tfd, tfb = tfp.distributions, tfp.bijectors
 
 __all__ = ["Flow"]
 
+_ADAPT_ROWS = 65_536
+
 
 class Flow(_TransformedDistribution):
     """A base distribution pushed through a bijector: what every factory in `flows` returns.
@@ -150,7 +152,7 @@ class Flow(_TransformedDistribution):
                 "`context` was given, but no bijector of this flow is conditional: construct it "
                 f"with `context_size`. Received: context of shape {np.shape(context)}"
             )
-        context = tf.cast(tf.convert_to_tensor(context), self.dtype)
+        context = tf.cast(tf.convert_to_tensor(context, dtype_hint=self.dtype), self.dtype)
         shape, rank = self.context_shape, len(self.context_shape)
         if context.shape.rank is not None and not (
             context.shape.rank >= rank and context.shape[-rank:].is_compatible_with(shape)
@@ -273,24 +275,29 @@ class Flow(_TransformedDistribution):
         """Let the bijectors that can start from data do so, from the data's end to the base.
 
         Each that has a method `adapt` gets the data as they reach it: `Support` and `ActNorm`
-        standardize their columns, `LU` whitens.
+        standardize their columns, `LU` whitens. For before training: what was trained is replaced.
 
         Args:
           y: events `(n, D)`.
           context: `(n, *context_shape)`, if the flow needs context.
           again: whether those go again that were adapted before.
         """
-        steps = chain_steps(self._conditioned(context).bijector)
-        adaptable = [
+        steps = chain_steps(self.bijector)
+        able = [
             hasattr(step, "adapt") and (again or not getattr(step, "is_initialized", True))
             for step in steps
         ]
-        last = max((i for i, able in enumerate(adaptable) if able), default=-1)
-        for i in range(last + 1):
-            if adaptable[i]:
+        if able[0]:
+            steps[0].adapt(y)  # All rows, for a support must hold them all.
+        # Means and covariances need no more rows than these, and layers would need the memory.
+        thin = slice(None, None, 1 + len(y) // _ADAPT_ROWS)
+        y = tf.cast(tf.convert_to_tensor(y), self.dtype)[thin]
+        context = None if context is None else tf.convert_to_tensor(context)[thin]
+        given = chain_steps(self._conditioned(context).bijector)
+        for i in range(1, 1 + max((i for i, can in enumerate(able) if can), default=0)):
+            y = given[i - 1].inverse(tf.identity(y))
+            if able[i]:
                 steps[i].adapt(y)
-            if i < last:
-                y = steps[i].inverse(tf.cast(tf.convert_to_tensor(y), self.dtype))
 
 
 def _listed(shape: Sequence[int]) -> str:

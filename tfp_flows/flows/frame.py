@@ -80,8 +80,16 @@ class Frame:
                 f"Received: event_size={self.event_size}"
             )
         if self.embedding is not None:
-            self.context_size = self._embedded_size()
+            size = self._embedded_size()
+            if self.context_size not in (None, size):
+                raise ValueError(
+                    f"`context_size` must be {size}, as wide as `embedding` makes it, or be left "
+                    f"out. Received: context_size={self.context_size}"
+                )
+            self.context_size = size
         self._rng = np.random.default_rng(self.seed)
+        # What is drawn but not trained is the same for every None.
+        self._fixed_rng = np.random.default_rng(self.seed or 0)
 
     @property
     def size(self) -> int:
@@ -163,13 +171,15 @@ class Frame:
     def masks(self) -> list[list[bool]]:
         """Masks in pairs, so that first one part of the columns is transformed, then the rest.
 
-        The first pair splits the columns in halves; with more than three columns, every later pair
-        splits them at random, so that all columns come to act on all others.
+        The first pair splits the columns in halves. Every later pair splits them at random, and of
+        three columns keeps each alone in turn, so that all come to act on all others.
         """
         rng = np.random.default_rng(self.seed or 0)
         masks, kept = [], np.arange(self.size) < self.size // 2
         for i in range(self.layers):
-            if i >= 2 and i % 2 == 0 and self.size > 3:
+            if i % 2 == 0 and self.size == 3:
+                kept = np.arange(3) == i // 2 % 3
+            elif i >= 2 and i % 2 == 0 and self.size > 3:
                 kept = rng.permutation(self.size) < self.size // 2
             flip = i % 2 == 1 and self.size > 1
             masks.append((~kept if flip else kept).tolist())
@@ -184,7 +194,9 @@ class Frame:
             if self.actnorm:
                 steps.append(ActNorm(self.size, dtype=self.dtype))
             if self.linear:
-                steps.append(_LINEAR[self.linear](self.size, self.dtype, self.next_seed()))
+                fixed = int(self._fixed_rng.integers(2**31))
+                seed = fixed if self.linear == "permutation" else self.next_seed()
+                steps.append(_LINEAR[self.linear](self.size, self.dtype, seed))
             steps.append(layer)
         return Flow(
             self._checked_base(),

@@ -46,9 +46,10 @@ def naf(
     """NAF: neural autoregressive flow, whose maps are small monotone networks of sigmoids.
 
     `log_prob` costs one network call a layer; `sample` goes through the columns one after another,
-    with the arithmetic of about one call.
-    with a numerical inverse at every column. `components` is the width of the monotone networks,
-    `dense` makes them deep and dense; for the other arguments see `maf` and `flows`.
+    with the arithmetic of about one call and a numerical inverse at every column.
+
+    `components` is the width of the monotone networks, `dense` makes them deep and dense; for the
+    other arguments see `maf` and `flows`.
 
     Source: Chin-Wei Huang, David Krueger, Alexandre Lacoste and Aaron Courville, "Neural
     Autoregressive Flows" (2018).
@@ -87,9 +88,10 @@ def umnn(
     """UMNN-MAF: autoregressive, with integrals of positive networks as maps.
 
     `log_prob` costs one network call a layer; `sample` goes through the columns one after another,
-    with the arithmetic of about one call.
-    with a numerical inverse at every column. `integrand_units` is the width of the integrand's
-    hidden layer; for the other arguments see `maf` and `flows`.
+    with the arithmetic of about one call and a numerical inverse at every column.
+
+    `integrand_units` is the width of the integrand's hidden layer; for the other arguments see
+    `maf` and `flows`.
 
     Source: Antoine Wehenkel and Gilles Louppe, "Unconstrained Monotonic Neural Networks" (2019).
 
@@ -128,9 +130,9 @@ def bernstein(
     """Autoregressive flow of Bernstein polynomials.
 
     `log_prob` costs one network call a layer; `sample` goes through the columns one after another,
-    with the arithmetic of about one call.
-    with a numerical inverse at every column. `degree` and `bound` are those of `Bernstein`; for
-    the other arguments see `maf` and `flows`.
+    with the arithmetic of about one call and a numerical inverse at every column.
+
+    `degree` and `bound` are those of `Bernstein`; for the other arguments see `maf` and `flows`.
 
     Source: Sameera Ramasinghe, Kasun Fernando, Salman Khan and Nick Barnes, "Robust Normalizing
     Flows using Bernstein-type Polynomials" (2022).
@@ -170,9 +172,10 @@ def sum_of_squares(
     """Sum-of-squares polynomial flow, autoregressive.
 
     `log_prob` costs one network call a layer; `sample` goes through the columns one after another,
-    with the arithmetic of about one call.
-    with a numerical inverse at every column. `polynomials` and `degree` are those of
-    `SumOfSquares`; for the other arguments see `maf` and `flows`.
+    with the arithmetic of about one call and a numerical inverse at every column.
+
+    `polynomials` and `degree` are those of `SumOfSquares`; for the other arguments see `maf` and
+    `flows`.
 
     Source: Priyank Jaini, Kira Selby and Yaoliang Yu, "Sum-of-Squares Polynomial Flow" (2019).
 

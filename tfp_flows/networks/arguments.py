@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import tensorflow as tf
 
-__all__ = ["floating", "positive_int"]
+__all__ = ["floating", "permutation", "positive_int"]
 
 
 def positive_int(value: int, name: str) -> int:
@@ -20,3 +23,24 @@ def floating(dtype: str | tf.DType) -> tf.DType:
     if dtype not in (tf.float32, tf.float64):
         raise ValueError(f"`dtype` must be float32 or float64. Received: dtype={dtype.name!r}")
     return dtype
+
+
+def permutation(
+    value: str | Sequence[int] | np.ndarray, size: int, name: str, seed: int | None
+) -> list[int]:
+    """An order of `size` columns: "reversed", "random" or given; else a ValueError names it.
+
+    Without a seed a random order is always the same, so that saved weights fit.
+    """
+    columns = np.arange(size)
+    if isinstance(value, str):
+        if value == "reversed":
+            return columns[::-1].tolist()
+        if value == "random":
+            return np.random.default_rng(seed or 0).permutation(columns).tolist()
+    elif np.ndim(value) == 1 and np.array_equal(np.sort(value), columns):
+        return [int(column) for column in value]
+    raise ValueError(
+        f"`{name}` must be 'reversed', 'random' or a permutation of 0, ..., {size - 1}. "
+        f"Received: {name}={value!r}"
+    )

@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.internal import prefer_static as ps
 
+from tfp_flows.networks.arguments import permutation
 from tfp_flows.networks.conditioner import Conditioner, match_batch, network_policy
-from tfp_flows.networks.made import MADE, permutation
+from tfp_flows.networks.made import MADE
 from tfp_flows.networks.made_solve import Transform, solve, solve_by_passes
 
 __all__ = ["AutoregressiveConditioner"]
@@ -27,7 +28,7 @@ class AutoregressiveConditioner(Conditioner):
         layer `(batch, event_size + context_size) -> (batch, parameter_count, event_size)`.
       event_size: number of columns.
       parameter_count: how many parameters each column needs.
-      order, passes, residual, activation, context_size, dtype, seed: as in `MADE`.
+      order, passes, harmonics, residual, activation, context_size, dtype, seed: as in `MADE`.
 
     Raises:
       ValueError: as in `MADE`; a layer has another output shape, or one that is not
@@ -42,6 +43,7 @@ class AutoregressiveConditioner(Conditioner):
         parameter_count: int,
         order: str | Sequence[int] | None = None,
         passes: int | None = None,
+        harmonics: int = 0,
         residual: bool = False,
         activation: str = "relu",
         context_size: int | None = None,
@@ -55,6 +57,7 @@ class AutoregressiveConditioner(Conditioner):
                 network,
                 order=order,
                 passes=passes,
+                harmonics=harmonics,
                 residual=residual,
                 activation=activation,
                 context_size=context_size,
@@ -63,7 +66,8 @@ class AutoregressiveConditioner(Conditioner):
             )
             self.order = network.order
         else:
-            self.order = permutation(order, event_size, seed)
+            columns = range(event_size) if order is None else order
+            self.order = np.array(permutation(columns, event_size, "order", seed))
         super().__init__(
             network,
             input_size=event_size,
@@ -87,7 +91,7 @@ class AutoregressiveConditioner(Conditioner):
             context = match_batch(context, x)
             context = tf.reshape(context, [-1, context.shape[-1]])
         x = tf.reshape(x, [-1, size])
-        if isinstance(self.layer, MADE):
+        if isinstance(self.layer, MADE) and not self.layer.harmonics:
             y, log_det = solve(self.layer, transform, x, context)
         else:
             y, log_det = solve_by_passes(
@@ -100,6 +104,9 @@ class AutoregressiveConditioner(Conditioner):
         size = self.output_shape[-1]
         x = tf.constant(np.random.default_rng(0).normal(size=(4, size)), dtype)
         context = None if self.context_size is None else tf.ones([4, self.context_size], dtype)
+        # A layer that starts at 0, as ours do, shows what it depends on with other weights only.
+        rng, weights = np.random.default_rng(1), self.layer.get_weights()
+        self.layer.set_weights([w + rng.normal(0, 0.3, w.shape).astype(w.dtype) for w in weights])
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(x)
             parameters = self(x, context)
@@ -107,6 +114,7 @@ class AutoregressiveConditioner(Conditioner):
         jacobian = tape.batch_jacobian(
             parameters, x, unconnected_gradients="zero", experimental_use_pfor=False
         )
+        self.layer.set_weights(weights)
         sees = np.any(jacobian != 0, axis=(0, 1))
         place = np.argsort(self.order)
         wrong = np.argwhere(sees & (place[:, None] <= place))

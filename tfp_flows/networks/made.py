@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_flows.networks.arguments import positive_int
+from tfp_flows.networks.arguments import permutation, positive_int
 from tfp_flows.networks.mlp import dense_initializer, without_trainable
+from tfp_flows.networks.periodic import waves
 
-__all__ = ["MADE", "permutation"]
+__all__ = ["MADE"]
 
 
 @keras.saving.register_keras_serializable("tfp_flows")
@@ -34,8 +36,10 @@ class MADE(keras.layers.Layer):
       hidden_units: widths of the hidden layers.
       order: `None` for the columns as they come, `"reversed"`, `"random"` (drawn by `seed`), or a
         permutation: `order[i]` is the column that comes i-th.
-      passes: number of blocks: D by default; columns of one block do not see each other. 2 makes
-        a coupling's network.
+      passes: columns go in blocks of `ceil(D / passes)`, and do not see each other within one;
+        D by default, for blocks of one. 2 makes a coupling's network.
+      harmonics: for angles: inputs are read through `cos kx` and `sin kx`, `k` up to this number;
+        0 for plain columns.
       residual: add each hidden layer of even number to the one two before. Widths must be equal
         and odd in number.
       activation: any elementwise Keras activation.
@@ -65,6 +69,7 @@ class MADE(keras.layers.Layer):
         *,
         order: str | Sequence[int] | None = None,
         passes: int | None = None,
+        harmonics: int = 0,
         residual: bool = False,
         activation: str = "relu",
         context_size: int | None = None,
@@ -79,12 +84,14 @@ class MADE(keras.layers.Layer):
             positive_int(context_size, "context_size")
         self.context_size = context_size
         self.hidden_units = _widths(hidden_units, residual)
-        self.order = permutation(order, event_size, seed)
+        columns = range(event_size) if order is None else order
+        self.order = np.array(permutation(columns, event_size, "order", seed))
         self.passes = event_size if passes is None else positive_int(passes, "passes")
         if self.passes > event_size:
             raise ValueError(
                 f"`passes` must be at most event_size={event_size}. Received: passes={passes}"
             )
+        self.harmonics = harmonics if harmonics == 0 else positive_int(harmonics, "harmonics")
         self.residual = residual
         self.activation = keras.activations.get(activation)
         self.seed = seed
@@ -98,8 +105,16 @@ class MADE(keras.layers.Layer):
             np.arange(width) * self.slots // width + self.first_degree
             for width in (self.hidden_units if self.slots else ())
         ]
+        if min(self.hidden_units) < self.slots:
+            warnings.warn(
+                f"`hidden_units` should be {self.slots} or more for {event_size} columns: with "
+                "fewer, some columns cannot see all before them. "
+                f"Received: hidden_units={self.hidden_units}",
+                stacklevel=2,
+            )
+        column_degrees = np.tile(self.column_degrees, 2 * self.harmonics or 1)
         context_degrees = np.full(context_size or 0, -1)
-        degrees = [np.concatenate([self.column_degrees, context_degrees]), *self.hidden_degrees]
+        degrees = [np.concatenate([column_degrees, context_degrees]), *self.hidden_degrees]
         masks = [below[:, None] <= above for below, above in itertools.pairwise(degrees)]
         self._masks = [mask.astype("float32") for mask in masks]
         output_mask = degrees[-1][:, None] < self.column_degrees  # All 0 without hidden units.
@@ -138,6 +153,8 @@ class MADE(keras.layers.Layer):
         *hidden_weights, (output_kernel, output_bias) = self.masked_weights()
         outputs = []
         hidden = inputs
+        if self.harmonics:
+            hidden = waves(inputs, self.event_size, self.harmonics)
         for i, (kernel, bias) in enumerate(hidden_weights):
             value = tf.matmul(hidden, kernel) + bias
             if self.adds(i):
@@ -160,6 +177,7 @@ class MADE(keras.layers.Layer):
             "hidden_units": self.hidden_units,
             "order": self.order.tolist(),
             "passes": self.passes,
+            "harmonics": self.harmonics,
             "residual": self.residual,
             "activation": keras.activations.serialize(self.activation),
             "context_size": self.context_size,
@@ -184,21 +202,3 @@ def _widths(hidden_units: Sequence[int], residual: bool) -> tuple[int, ...]:
             f"Received: hidden_units={widths}"
         )
     return widths
-
-
-def permutation(order: str | Sequence[int] | None, size: int, seed: int | None) -> np.ndarray:
-    """The columns in their order."""
-    if order is None:
-        return np.arange(size)
-    if isinstance(order, str):
-        if order == "reversed":
-            return np.arange(size)[::-1].copy()
-        if order == "random":
-            return np.random.default_rng(seed or 0).permutation(size)
-        raise ValueError(f"`order` must be 'reversed' or 'random'. Received: order={order!r}")
-    columns = np.asarray(order)
-    if columns.shape != (size,) or not np.array_equal(np.sort(columns), np.arange(size)):
-        raise ValueError(
-            f"`order` must be a permutation of 0, ..., {size - 1}. Received: order={order!r}"
-        )
-    return columns

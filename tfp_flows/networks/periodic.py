@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfp_flows.networks.arguments import positive_int
 from tfp_flows.networks.mlp import without_trainable
 
-__all__ = ["PeriodicFeatures"]
+__all__ = ["PeriodicFeatures", "waves"]
 
 
 @keras.saving.register_keras_serializable("tfp_flows")
@@ -51,10 +51,7 @@ class PeriodicFeatures(keras.layers.Layer):
         self.harmonics = positive_int(harmonics, "harmonics")
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        angles, others = inputs[:, : self.angles], inputs[:, self.angles :]
-        multiples = [k * angles for k in range(1, self.harmonics + 1)]
-        waves = [wave(x) for x in multiples for wave in (tf.cos, tf.sin)]
-        return self.network(tf.concat([*waves, others], -1))
+        return self.network(waves(inputs, self.angles, self.harmonics))
 
     def get_config(self) -> dict:
         return {
@@ -68,3 +65,11 @@ class PeriodicFeatures(keras.layers.Layer):
     def from_config(cls, config: dict) -> PeriodicFeatures:
         network = keras.saving.deserialize_keras_object(config["network"])
         return without_trainable(cls, {**config, "network": network})
+
+
+def waves(inputs: tf.Tensor, angles: int, harmonics: int) -> tf.Tensor:
+    """The first columns, angles, as `cos kx` and `sin kx`; the columns behind them as they are."""
+    x, others = inputs[:, :angles], inputs[:, angles:]
+    return tf.concat(
+        [wave(k * x) for k in range(1, harmonics + 1) for wave in (tf.cos, tf.sin)] + [others], -1
+    )
