@@ -23,7 +23,7 @@ tfd = tfp.distributions
 
 GOAL = 0.1
 TOYS = ("two_moons", "eight_gaussians")
-UNITS = {"hidden_units": (64, 64)}
+UNITS = {"hidden_units": (64, 64), "activation": "silu"}
 COUPLINGS = {"layers": 6, "linear": "rotation", **UNITS}
 AUTOREGRESSIVE = {"layers": 4, **UNITS}
 AFFINE = {"layers": 12, "linear": "rotation", **UNITS}
