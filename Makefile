@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/tfp-flows fit --out runs/faithful
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
 from collections.abc import Iterable, Sequence
@@ -101,7 +102,7 @@ def parameter_count(model: FlowModel) -> int:
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print Markdown, with the versions of what it was measured with below."""
-    for cells in (header, ["---"] * len(header), *rows):
+    for cells in itertools.chain((header, ["---"] * len(header)), rows):
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
     packages = ("tensorflow", "tensorflow-probability", "keras", "numpy")
     print(

@@ -460,3 +460,10 @@ def test_a_base_that_does_not_fit_is_an_error():
         Flow(tfd.Normal([0.0, 0.0], 1.0), bijectors.Rotation2D(0.1))
     with pytest.raises(ValueError, match=r"base and the bijectors.*sizes \[2, 3\]"):
         Flow(small_flow("real_nvp", 2), small_flow("real_nvp", 3).bijector)
+
+
+def test_outside_the_range_of_a_fixed_map_behind_others_there_is_no_density():
+    steps = [bijectors.Rotation2D(0.3), tfb.Sigmoid(), bijectors.ShiftAndCube(0.5)]
+    flow = Flow(base(2), tfb.Chain(steps))
+    log_prob = flow.log_prob(np.float32([[-3.0, 0.5], [0.3, 0.5], [np.nan, 0.5]])).numpy()
+    assert np.isneginf(log_prob[0]) and np.isfinite(log_prob[1]) and np.isnan(log_prob[2])

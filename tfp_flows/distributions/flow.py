@@ -19,7 +19,6 @@ from tensorflow_probability.python.distributions.transformed_distribution import
     _TransformedDistribution,
 )
 
-from tfp_flows.bijectors.base import Bijector
 from tfp_flows.distributions.steps import Given, chain_steps, context_size_of
 from tfp_flows.networks.embedding import Embedding
 
@@ -240,10 +239,11 @@ class Flow(_TransformedDistribution):
         y = tf.identity(y)
         log_prob = super()._log_prob(y)
         # TFP's bijectors give NaN outside their range, as tfb.Sigmoid does. Such maps stand at the
-        # data's end; a NaN from further inside, where parameters are learned, must stay one.
+        # data's end, or behind other fixed maps; a NaN from further inside, where parameters are
+        # learned, must stay one.
         outside, event_ndims = None, self.event_shape.rank
         for step in chain_steps(self.bijector):
-            if isinstance(step, Bijector) or step.variables:
+            if step.variables:
                 break
             x = step.inverse(y)
             left_range = _any_nan(x, event_ndims) & ~_any_nan(y, event_ndims)
