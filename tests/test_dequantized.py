@@ -5,6 +5,7 @@ import warnings
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 import tensorflow as tf
@@ -328,9 +329,8 @@ def test_the_warning_names_columns_steps_and_remedy():
 
 
 def test_the_warning_knows_tables():
-    pandas = pytest.importorskip("pandas")
     with pytest.warns(TiedValuesWarning, match="'age'"):
-        warn_of_ties(pandas.DataFrame({"age": np.arange(500) % 20}))
+        warn_of_ties(pd.DataFrame({"age": np.arange(500) % 20}))
 
 
 def test_values_off_the_grid_are_refused():
