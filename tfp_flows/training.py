@@ -42,7 +42,10 @@ class MaximumLikelihood(keras.Model):
         return loss
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One update, which is left out if loss or gradients are not finite."""
+        """One update, which is left out if the loss is not finite.
+
+        A gradient that is not finite counts as 0, and the loss is reported as NaN.
+        """
         inputs, weight = unpack(data)
         weights = self.trainable_weights
         with tf.GradientTape() as tape:
@@ -50,18 +53,19 @@ class MaximumLikelihood(keras.Model):
             loss = self.compute_loss(inputs, None, log_prob, weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, weights)
-        finite = tf.math.is_finite(loss)
+        finite = [tf.math.is_finite(loss)]
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # That optimizer meets infinite gradients in its search for a scale, and skips them.
-            finite &= tf.reduce_all(
-                [tf.reduce_all(tf.math.is_finite(g)) for g in gradients if g is not None]
-            )
+            gradients, finite_gradients = _finite_parts(gradients)
+            finite += finite_gradients
 
         def update() -> None:
             self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
 
-        tf.cond(finite, update, lambda: None)
-        loss = tf.where(finite, loss, tf.constant(np.nan, loss.dtype))
+        # Of the loss alone, which is known early: with a condition on all gradients, the first
+        # update would wait for the last gradient.
+        tf.cond(finite[0], update, lambda: None)
+        loss = tf.where(tf.reduce_all(finite), loss, tf.constant(np.nan, loss.dtype))
         self._loss_tracker.update_state(loss, sample_weight=tf.size(log_prob))
         return self.compute_metrics(inputs, None, log_prob, weight)
 
@@ -214,6 +218,19 @@ class MaximumLikelihood(keras.Model):
             yield
         finally:
             keras.config.set_floatx(before)
+
+
+def _finite_parts(gradients: Sequence[Any]) -> tuple[list[Any], list[tf.Tensor]]:
+    """Gradients, with zeros for those that are not finite, and whether each is."""
+    found, finite = [], []
+    for gradient in gradients:
+        if gradient is not None:
+            gradient = tf.convert_to_tensor(gradient)
+            # Of finite numbers, a sum is finite, unless they are beyond use.
+            finite.append(tf.math.is_finite(tf.reduce_sum(gradient)))
+            gradient = tf.where(finite[-1], gradient, tf.zeros([], gradient.dtype))
+        found.append(gradient)
+    return found, finite
 
 
 def _training_rows(x: Any, y: Any, validation_split: float) -> tuple[Any, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow_probability.python.internal import prefer_static as ps
 
 from tfp_flows.bijectors.base import (
     Bijector,
@@ -14,6 +15,7 @@ from tfp_flows.bijectors.base import (
     check_event_size,
     mark_missing,
 )
+from tfp_flows.bijectors.columns import as_rows, flat, from_rows, pick, reorder
 from tfp_flows.bijectors.elementwise import check_structure
 from tfp_flows.bijectors.transformers import Transformer
 from tfp_flows.bijectors.transformers.circular import wrap
@@ -98,16 +100,13 @@ class Coupling(Bijector):
             self.own_units = transformer.own_units
             self.mask = _mask(event_size, mask, flip, may_keep_none=context_size is not None)
             self._kept, self._moved = np.flatnonzero(self.mask), np.flatnonzero(~self.mask)
-            order = np.concatenate([self._kept, self._moved])
-            self._restore = np.argsort(order)
-            self._in_order = bool((order == np.arange(event_size)).all())
-            self._swapped = bool((order == np.roll(np.arange(event_size), len(self._moved))).all())
             if transformer.own_units and not isinstance(conditioner, PeriodicFeatures):
                 conditioner = _periodic(conditioner, len(self._kept), dtype.name, seed)
+            shape = (transformer.parameter_count, len(self._moved))
             self.conditioner = Conditioner(
                 conditioner,
                 input_size=len(self._kept),
-                output_shape=(transformer.parameter_count, len(self._moved)),
+                output_shape=shape if transformer.light else shape[::-1],
                 context_size=context_size,
                 dtype=dtype.name,
                 seed=seed,
@@ -130,30 +129,34 @@ class Coupling(Bijector):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         return self._transform(y, context, self.transformer.inverse)
 
-    def _transform(self, x, context, direction) -> tuple[tf.Tensor, tf.Tensor]:
+    def _transform(
+        self, x: tf.Tensor, context: tf.Tensor | None, direction: Callable[..., tuple]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         check_event_size(self, x, self.event_size)
         context = check_context(self, context, x.dtype)
         if context is not None:
             x = match_batch(x, context)
         if self.transformer.own_units:
             x = wrap(x)
-        kept, moved = self._split(x)
-        moved, log_det = direction(moved, self.conditioner(kept, context))
-        log_det = mark_missing(tf.reduce_sum(log_det, -1), context)
-        return self._join(kept, moved), log_det
+        transform = self._transform_all if self.transformer.light else self._transform_moved
+        y, log_det = transform(x, context, direction)
+        return y, mark_missing(log_det, context)
 
-    def _split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        if self._in_order:
-            return x[..., : len(self._kept)], x[..., len(self._kept) :]
-        if self._swapped:
-            return x[..., len(self._moved) :], x[..., : len(self._moved)]
-        return tf.gather(x, self._kept, axis=-1), tf.gather(x, self._moved, axis=-1)
+    def _transform_all(self, x, context, direction) -> tuple[tf.Tensor, tf.Tensor]:
+        """Transform all columns, with zero parameters, which are the identity, for those kept."""
+        parameters = self.conditioner.spread(pick(x, self._kept), context, ~self.mask)
+        y, log_det = direction(x, parameters)
+        return y, tf.reduce_sum(log_det, -1)
 
-    def _join(self, kept: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
-        if self._swapped:
-            return tf.concat([moved, kept], -1)
-        x = tf.concat([kept, moved], -1)
-        return x if self._in_order else tf.gather(x, self._restore, axis=-1)
+    def _transform_moved(self, x, context, direction) -> tuple[tf.Tensor, tf.Tensor]:
+        """Separate the columns, and transform those that move."""
+        order = np.concatenate([self._kept, self._moved])
+        kept, moved = tf.split(reorder(as_rows(x), order), [len(self._kept), len(self._moved)])
+        context = None if context is None else flat(match_batch(context, x))
+        parameters = self.conditioner.transposed(tf.transpose(kept), context)
+        moved, log_det = direction(moved, parameters)
+        y = reorder(tf.concat([kept, moved], 0), np.argsort(order))
+        return from_rows(y, x), tf.reshape(tf.reduce_sum(log_det, 0), ps.shape(x)[:-1])
 
 
 def _periodic(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.internal import prefer_static as ps
 
@@ -27,8 +28,23 @@ class _ParameterNetwork(keras.layers.Layer):
         self.features = features
         self.head = keras.layers.Dense(output_size, kernel_initializer="zeros", dtype=dtype)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return self.head(self.features(inputs))
+    def call(
+        self, inputs: tf.Tensor, transposed: bool = False, spread: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Parameters `(n, outputs)`; or `(outputs, n)`; or each `k` of them times `spread`."""
+        features = self.features(inputs)
+        if not transposed and spread is None:
+            return self.head(features)
+        features = tf.cast(features, self.head.variable_dtype)
+        kernel, bias = self.head.kernel.value, self.head.bias.value
+        if transposed:
+            return tf.matmul(kernel, features, transpose_a=True, transpose_b=True) + bias[:, None]
+        # The weights, not the many rows, are spread.
+        kernel, bias = (
+            tf.reshape(tf.matmul(tf.reshape(w, [-1, spread.shape[0]]), spread), [rows, -1])
+            for w, rows in ((kernel, kernel.shape[0]), (bias, 1))
+        )
+        return tf.matmul(features, kernel) + bias
 
 
 class Conditioner(tf.Module):
@@ -96,12 +112,34 @@ class Conditioner(tf.Module):
         self._layer_variables = [v.value for v in self.layer.variables]
 
     def __call__(self, inputs: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
+        outputs = self.layer(self._read(inputs, context))
+        return tf.reshape(outputs, ps.concat([ps.shape(inputs)[:-1], self.output_shape], 0))
+
+    def spread(
+        self, inputs: tf.Tensor, context: tf.Tensor | None, columns: np.ndarray
+    ) -> tf.Tensor:
+        """A call whose parameters go to the true ones of `columns`, with zeros for the others.
+
+        With an `output_shape` of `(parameters, k)` and `k` true columns, the result is
+        `(..., parameters, len(columns))`.
+        """
+        matrix = tf.constant(np.eye(len(columns))[columns], inputs.dtype)
+        outputs = self.layer(self._read(inputs, context), spread=matrix)
+        shape = [self.output_shape[0], len(columns)]
+        return tf.reshape(outputs, ps.concat([ps.shape(inputs)[:-1], shape], 0))
+
+    def transposed(self, inputs: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
+        """Of a matrix of inputs, `(n, input_size)`, parameters `(*output_shape, n)`."""
+        outputs = self.layer(self._read(inputs, context), transposed=True)
+        return tf.reshape(outputs, ps.concat([self.output_shape, ps.shape(inputs)[:1]], 0))
+
+    def _read(self, inputs: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
+        """The matrix that the network reads."""
         if context is not None:
             inputs = tf.concat([inputs, match_batch(context, inputs)], -1)
         elif self._reads_nothing:
             inputs = tf.ones(ps.concat([ps.shape(inputs)[:-1], [1]], 0), inputs.dtype)
-        outputs = self.layer(tf.reshape(inputs, [-1, self._width]))
-        return tf.reshape(outputs, ps.concat([ps.shape(inputs)[:-1], self.output_shape], 0))
+        return inputs if inputs.shape.rank == 2 else tf.reshape(inputs, [-1, self._width])
 
 
 def network_policy(dtype: str) -> keras.DTypePolicy | str:

@@ -6,7 +6,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfp_flows.bijectors.transformers.base import Pair, Transformer, check_positive
+from tfp_flows.bijectors.transformers.base import Pair, Transformer, check_positive, match_shape
 
 __all__ = ["Additive", "Affine"]
 
@@ -27,6 +27,8 @@ class Additive(Transformer):
     Example:
       >>> bijectors.Coupling(4, bijectors.transformers.Additive())
     """
+
+    light = True
 
     @property
     def parameter_count(self) -> int:
@@ -66,6 +68,8 @@ class Affine(Transformer):
       >>> bijectors.Coupling(4, bijectors.transformers.Affine(max_log_scale=2.0))
     """
 
+    light = True
+
     max_log_scale: float = 3.0
 
     def __post_init__(self):
@@ -82,9 +86,10 @@ class Affine(Transformer):
     def forward(self, x: tf.Tensor, parameters: tf.Tensor) -> Pair:
         log_scale, shift = self._log_scale_and_shift(parameters)
         y = x * tf.exp(log_scale) + shift
-        return y, tf.broadcast_to(log_scale, tf.shape(y))
+        return y, match_shape(log_scale, y)
 
     def inverse(self, y: tf.Tensor, parameters: tf.Tensor) -> Pair:
         log_scale, shift = self._log_scale_and_shift(parameters)
-        x = (y - shift) * tf.exp(-log_scale)
-        return x, -tf.broadcast_to(log_scale, tf.shape(x))
+        log_det = -log_scale
+        x = (y - shift) * tf.exp(log_det)
+        return x, match_shape(log_det, x)

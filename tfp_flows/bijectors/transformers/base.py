@@ -18,6 +18,7 @@ class Transformer(abc.ABC):
     """An elementwise monotone map `x -> y` of scalars, with parameters given at the call."""
 
     own_units = False  # True where inputs must come in their own units, as angles must.
+    light = False  # True where mapping a scalar costs less than moving it.
 
     @property
     @abc.abstractmethod
@@ -40,6 +41,13 @@ class Transformer(abc.ABC):
     def from_config(cls, config: dict) -> Transformer:
         """Construct from `get_config()`."""
         return cls(**config)
+
+
+def match_shape(log_det: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """`log_det` broadcast to the shape of `y`, where it does not have it."""
+    if log_det.shape.rank == y.shape.rank and log_det.shape.as_list() == y.shape.as_list():
+        return log_det
+    return tf.broadcast_to(log_det, tf.shape(y))
 
 
 def check_positive(transformer: Transformer, *names: str) -> None:

@@ -1,0 +1,58 @@
+"""Columns of events, picked and put back without `tf.gather(x, ..., axis=-1)`.
+
+That operation copies numbers one by one, and its gradient adds up segments: in a coupling of 43
+columns the two took longer than the networks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_probability.python.internal import prefer_static as ps
+
+__all__ = ["as_rows", "flat", "from_rows", "pick", "reorder"]
+
+
+def pick(x: tf.Tensor, columns: np.ndarray) -> tf.Tensor:
+    """The columns of `x` with these numbers, for a network to read; infinite values made finite.
+
+    A product with zeros and ones: a NaN in one column reaches all columns of its row.
+    """
+    if len(columns) == 0 or (np.diff(columns) == 1).all():
+        return x[..., columns[0] : columns[-1] + 1] if len(columns) else x[..., :0]
+    matrix = tf.constant(np.eye(x.shape[-1])[:, columns], x.dtype)
+
+    @tf.custom_gradient
+    def picked(x: tf.Tensor) -> tf.Tensor:
+        finite = tf.clip_by_value(x, x.dtype.min, x.dtype.max)
+        return tf.matmul(finite, matrix), lambda g: tf.matmul(g, matrix, transpose_b=True)
+
+    return picked(x)
+
+
+def flat(x: tf.Tensor) -> tf.Tensor:
+    """`(..., D)` as a matrix `(n, D)`, `n` the size of the batch."""
+    return x if x.shape.rank == 2 else tf.reshape(x, [-1, x.shape[-1]])
+
+
+def as_rows(x: tf.Tensor) -> tf.Tensor:
+    """`(..., D)` as `(D, n)`: each column is contiguous, and elementwise maps run along it."""
+    return tf.transpose(flat(x))
+
+
+def from_rows(rows: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """`(D, n)` as `(..., D)`, the shape of `like`."""
+    columns = tf.transpose(rows)
+    return columns if like.shape.rank == 2 else tf.reshape(columns, ps.shape(like))
+
+
+def reorder(rows: tf.Tensor, order: np.ndarray) -> tf.Tensor:
+    """The rows in another order: row `order[i]` comes i-th."""
+    if (order == np.arange(len(order))).all():
+        return rows
+
+    @tf.custom_gradient
+    def gathered(rows: tf.Tensor) -> tf.Tensor:
+        return tf.gather(rows, order), lambda gradient: reorder(gradient, np.argsort(order))
+
+    return gathered(rows)
