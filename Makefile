@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-sweep clean
 
 demo: .venv/installed
 	$(BIN)/tfp-flows fit --out runs/faithful
@@ -21,5 +21,19 @@ lint: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable ".[cli,test,tutorials]"
 	touch $@
 
+# Ours beside other libraries, on the CPU: in SPEED, options of benchmarks/speed.py. What else runs
+# at the same time spoils it.
+bench: .venv/installed .venv-peers/installed
+	$(BIN)/python benchmarks/speed.py $(SPEED)
+
+bench-sweep: .venv/installed .venv-peers/installed
+	$(BIN)/python benchmarks/speed.py --sweep --rounds 3 --plot benchmarks/speed.png $(SPEED)
+
+.venv-peers/installed: benchmarks/speed_workers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --upgrade pip
+	.venv-peers/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-peers build dist *.egg-info

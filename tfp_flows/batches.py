@@ -6,14 +6,23 @@ Data are events `x`, `context, x`, or a dataset whose elements are `x`, `(contex
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["check_finite", "collect", "pack", "pairs", "unpack"]
+__all__ = [
+    "arrays_of",
+    "check_finite",
+    "collect",
+    "epoch_of_batches",
+    "pack",
+    "pairs",
+    "split_off",
+    "unpack",
+]
 
 
 def check_finite(data: Any, name: str) -> None:
@@ -110,3 +119,55 @@ def collect(x: Any, y: Any = None) -> tuple[Any, Any]:
         raise ValueError("`x` must end. Received: a dataset that repeats forever")
     contexts, events = zip(*pairs(x, None), strict=True)
     return None if contexts[0] is None else np.concatenate(contexts), np.concatenate(events)
+
+
+def arrays_of(x: Any, y: Any, sample_weight: Any) -> list[Any] | None:
+    """What `pack` returned as a flat list, if all of it is arrays of equally many rows."""
+    inputs = x if isinstance(x, tuple | list) else [x]
+    parts = [part for part in (*inputs, y, sample_weight) if part is not None]
+    if not all(hasattr(part, "__array__") and np.ndim(part) for part in parts):
+        return None
+    return parts if len({len(part) for part in parts}) == 1 and len(parts[0]) else None
+
+
+def split_off(parts: Sequence[Any], share: float) -> tuple[tuple, tuple | None]:
+    """Arrays without the last `share` of their rows, and these rows; `None` for no rows."""
+    if not share:
+        return tuple(parts), None
+    end = int(len(parts[0]) * (1 - share))
+    return tuple(part[:end] for part in parts), tuple(part[end:] for part in parts)
+
+
+def epoch_of_batches(
+    parts: Sequence[Any], batch_size: int, *, shuffle: bool, dtype: str
+) -> tf.data.Dataset:
+    """Batches of arrays of equally many rows, for one epoch; a single array comes as it is.
+
+    All rows change places at once, when the epoch begins, and batches are slices of the result:
+    Keras picks rows batch by batch, in threads of its own, which in small flows takes as long as
+    the step. It costs one copy of the data.
+    """
+    tensors = []
+    for part in map(np.asarray, parts):
+        tensors.append(tf.constant(part, dtype if part.dtype.kind == "f" else None))
+    rows = len(parts[0])
+    full = rows // batch_size * batch_size
+
+    def epoch(seed: tf.Tensor) -> tf.data.Dataset:
+        ordered = tensors
+        if shuffle:
+            order = tf.random.experimental.stateless_shuffle(tf.range(rows), seed)
+            ordered = [tf.gather(part, order) for part in tensors]
+        found = tf.data.Dataset.from_tensor_slices(
+            tuple(tf.reshape(part[:full], [-1, batch_size, *part.shape[1:]]) for part in ordered)
+        )
+        if full == rows:
+            return found
+        return found.concatenate(tf.data.Dataset.from_tensors(tuple(p[full:] for p in ordered)))
+
+    # Other numbers in every epoch, and the same ones again after `keras.utils.set_random_seed`.
+    seeds = tf.data.Dataset.random(rerandomize_each_iteration=True)
+    batches = seeds.batch(2).take(1).flat_map(epoch)
+    if len(tensors) == 1:
+        batches = batches.map(lambda part: part)
+    return batches.apply(tf.data.experimental.assert_cardinality(-(-rows // batch_size)))

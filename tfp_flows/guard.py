@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +20,7 @@ from tfp_flows.distributions.steps import chain_steps
 
 tfd = tfp.distributions
 
-__all__ = ["StopOnNonFinite", "explain_non_finite"]
+__all__ = ["StopOnNonFinite", "explain_non_finite", "finite_parts"]
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -62,6 +63,19 @@ class StopOnNonFinite(keras.callbacks.Callback):
         value = logs.get(self._monitor, math.nan)
         if value < self._best:
             self._best, self._weights = value, self.model.get_weights()
+
+
+def finite_parts(gradients: Sequence[Any]) -> tuple[list[Any], list[tf.Tensor]]:
+    """Gradients, with zeros for those that are not finite, and whether each is."""
+    found, finite = [], []
+    for gradient in gradients:
+        if gradient is not None:
+            gradient = tf.convert_to_tensor(gradient)
+            # Of finite numbers, a sum is finite, unless they are beyond use.
+            finite.append(tf.math.is_finite(tf.reduce_sum(gradient)))
+            gradient = tf.where(finite[-1], gradient, tf.zeros([], gradient.dtype))
+        found.append(gradient)
+    return found, finite
 
 
 def explain_non_finite(

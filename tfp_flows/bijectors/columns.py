@@ -24,10 +24,25 @@ def pick(x: tf.Tensor, columns: np.ndarray) -> tf.Tensor:
 
     @tf.custom_gradient
     def picked(x: tf.Tensor) -> tf.Tensor:
-        finite = tf.clip_by_value(x, x.dtype.min, x.dtype.max)
-        return tf.matmul(finite, matrix), lambda g: tf.matmul(g, matrix, transpose_b=True)
+        return tf.matmul(_finite(x), matrix), lambda g: tf.matmul(g, matrix, transpose_b=True)
 
-    return picked(x)
+    return picked(x) if x.shape.rank > 1 else picked(x[None])[0]
+
+
+def pick_rows(rows: tf.Tensor, numbers: np.ndarray) -> tf.Tensor:
+    """`pick` from `(D, n)`, as the columns of `(n, len(numbers))`."""
+    matrix = tf.constant(np.eye(rows.shape[0])[:, numbers], rows.dtype)
+
+    @tf.custom_gradient
+    def picked(rows: tf.Tensor) -> tf.Tensor:
+        columns = tf.matmul(_finite(rows), matrix, transpose_a=True)
+        return columns, lambda g: tf.matmul(matrix, g, transpose_b=True)
+
+    return picked(rows)
+
+
+def _finite(x: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value(x, x.dtype.min, x.dtype.max)
 
 
 def flat(x: tf.Tensor) -> tf.Tensor:

@@ -15,7 +15,7 @@ from tfp_flows.bijectors.base import (
     check_event_size,
     mark_missing,
 )
-from tfp_flows.bijectors.columns import as_rows, flat, from_rows, pick, reorder
+from tfp_flows.bijectors.columns import as_rows, flat, from_rows, pick, pick_rows, reorder
 from tfp_flows.bijectors.elementwise import check_structure
 from tfp_flows.bijectors.transformers import Transformer
 from tfp_flows.bijectors.transformers.circular import wrap
@@ -144,16 +144,17 @@ class Coupling(Bijector):
 
     def _transform_all(self, x, context, direction) -> tuple[tf.Tensor, tf.Tensor]:
         """Transform all columns, with zero parameters, which are the identity, for those kept."""
-        parameters = self.conditioner.spread(pick(x, self._kept), context, ~self.mask)
+        parameters = self.conditioner(pick(x, self._kept), context, columns=~self.mask)
         y, log_det = direction(x, parameters)
         return y, tf.reduce_sum(log_det, -1)
 
     def _transform_moved(self, x, context, direction) -> tuple[tf.Tensor, tf.Tensor]:
-        """Separate the columns, and transform those that move."""
-        order = np.concatenate([self._kept, self._moved])
-        kept, moved = tf.split(reorder(as_rows(x), order), [len(self._kept), len(self._moved)])
+        """Separate the columns, and transform those that move, along rows."""
         context = None if context is None else flat(match_batch(context, x))
-        parameters = self.conditioner.transposed(tf.transpose(kept), context)
+        rows = as_rows(x)
+        parameters = self.conditioner(pick_rows(rows, self._kept), context, transposed=True)
+        order = np.concatenate([self._kept, self._moved])
+        kept, moved = tf.split(reorder(rows, order), [len(self._kept), len(self._moved)])
         moved, log_det = direction(moved, parameters)
         y = reorder(tf.concat([kept, moved], 0), np.argsort(order))
         return from_rows(y, x), tf.reshape(tf.reduce_sum(log_det, 0), ps.shape(x)[:-1])

@@ -19,7 +19,9 @@ from tensorflow_probability.python.distributions.transformed_distribution import
     _TransformedDistribution,
 )
 
+from tfp_flows.distributions.halves import in_halves, rows_are_alone
 from tfp_flows.distributions.steps import Given, chain_steps, context_size_of
+from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.embedding import Embedding
 
 tfd, tfb = tfp.distributions, tfp.bijectors
@@ -188,7 +190,20 @@ class Flow(_TransformedDistribution):
 
         `-inf` outside the support.
         """
-        return super(Flow, self._conditioned(context)).log_prob(value, name=name)
+
+        def of_rows(value: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
+            return super(Flow, self._conditioned(context)).log_prob(value, name=name)
+
+        value = tf.convert_to_tensor(value, dtype_hint=self.dtype)
+        if context is not None:
+            context = tf.convert_to_tensor(context, dtype_hint=self.dtype)
+        if not (value.shape.rank == 2 and self.event_shape.rank == 1 and rows_are_alone(self)):
+            return of_rows(value, context)
+        if context is None:
+            return in_halves(of_rows, value)
+        if context.shape.rank != 2 or self._embedding is not None:
+            return of_rows(value, context)
+        return in_halves(of_rows, match_batch(value, context), match_batch(context, value))
 
     def prob(self, value: Any, context: Any | None = None, name: str = "prob") -> tf.Tensor:
         """Density at `value`: the exponential of `log_prob`."""

@@ -111,27 +111,33 @@ class Conditioner(tf.Module):
         # `tf.Module` looks for `tf.Variable`s in attributes and finds them in this list.
         self._layer_variables = [v.value for v in self.layer.variables]
 
-    def __call__(self, inputs: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
-        outputs = self.layer(self._read(inputs, context))
-        return tf.reshape(outputs, ps.concat([ps.shape(inputs)[:-1], self.output_shape], 0))
-
-    def spread(
-        self, inputs: tf.Tensor, context: tf.Tensor | None, columns: np.ndarray
+    def __call__(
+        self,
+        inputs: tf.Tensor,
+        context: tf.Tensor | None = None,
+        *,
+        transposed: bool = False,
+        columns: np.ndarray | None = None,
     ) -> tf.Tensor:
-        """A call whose parameters go to the true ones of `columns`, with zeros for the others.
+        """The parameters, `(..., *output_shape)`.
 
-        With an `output_shape` of `(parameters, k)` and `k` true columns, the result is
-        `(..., parameters, len(columns))`.
+        Args:
+          inputs: `(..., input_size)`.
+          context: `(..., context_size)`, or `None`.
+          transposed: of a matrix of inputs, `(n, input_size)`, return `(*output_shape, n)`.
+          columns: booleans, of which as many are true as the last axis is wide: parameters go to
+            the true ones, zeros to the others, and the result is `(..., len(columns))`.
         """
-        matrix = tf.constant(np.eye(len(columns))[columns], inputs.dtype)
-        outputs = self.layer(self._read(inputs, context), spread=matrix)
-        shape = [self.output_shape[0], len(columns)]
-        return tf.reshape(outputs, ps.concat([ps.shape(inputs)[:-1], shape], 0))
-
-    def transposed(self, inputs: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
-        """Of a matrix of inputs, `(n, input_size)`, parameters `(*output_shape, n)`."""
-        outputs = self.layer(self._read(inputs, context), transposed=True)
-        return tf.reshape(outputs, ps.concat([self.output_shape, ps.shape(inputs)[:1]], 0))
+        matrix = self._read(inputs, context)
+        batch, shape = ps.shape(inputs)[:-1], self.output_shape
+        if transposed:
+            outputs = self.layer(matrix, transposed=True)
+            return tf.reshape(outputs, ps.concat([shape, batch], 0))
+        if columns is not None:
+            spread = tf.constant(np.eye(len(columns))[columns], inputs.dtype)
+            outputs = self.layer(matrix, spread=spread)
+            return tf.reshape(outputs, ps.concat([batch, [*shape[:-1], len(columns)]], 0))
+        return tf.reshape(self.layer(matrix), ps.concat([batch, shape], 0))
 
     def _read(self, inputs: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
         """The matrix that the network reads."""

@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.bijectors.transformers.base import Pair, Transformer, check_positive
+from tfp_flows.bijectors.transformers.rational_quadratic_kernel import Grid, spline
+from tfp_flows.networks.fused import call_fused
 
 __all__ = ["RationalQuadraticSpline"]
 
@@ -104,6 +106,17 @@ class RationalQuadraticSpline(Spline):
     def parameter_count(self) -> int:
         return 3 * self.bins - 1
 
+    def _map(
+        self, value: tf.Tensor, parameters: tf.Tensor, in_bin: Callable[..., Pair], *, search: int
+    ) -> Pair:
+        # Of parameters that many values share, the bins are found once, in the plain way.
+        shape = parameters.shape
+        if (shape[:-2] + shape[-1:]).as_list() != value.shape.as_list():
+            return super()._map(value, parameters, in_bin, search=search)
+        offset = slope_offset(self.min_slope)
+        grid = Grid(self.bins, self.bound, self.min_bin, self.min_slope, offset, search == 1)
+        return call_fused(spline, grid, value, parameters)
+
     def _bin(self, value: tf.Tensor, parameters: tf.Tensor, *, search: int) -> list[tf.Tensor]:
         bins = self.bins
         logits = tf.stack([parameters[..., :bins, :], parameters[..., bins : 2 * bins, :]])
@@ -174,8 +187,12 @@ def shares(logits: tf.Tensor, total: float | tf.Tensor, min_share: float) -> tf.
 
 def positive_slopes(raw: tf.Tensor, min_slope: float) -> tf.Tensor:
     """Slopes above `min_slope`; 1 where `raw` is 0, so that zeros give the identity."""
-    offset = math.log(math.expm1(1 - min_slope))
-    return tf.nn.softplus(raw + offset) + min_slope
+    return tf.nn.softplus(raw + slope_offset(min_slope)) + min_slope
+
+
+def slope_offset(min_slope: float) -> float:
+    """What is added to 0 for a slope of 1."""
+    return math.log(math.expm1(1 - min_slope))
 
 
 def slopes_at_ends(inner: tf.Tensor, bound_slope: tf.Tensor) -> tf.Tensor:

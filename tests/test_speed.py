@@ -1,0 +1,329 @@
+"""What makes flows fast: each short cut agrees with the plain way, and is taken where it should."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_flows import Flow, FlowModel, bijectors, flows
+from tfp_flows.batches import arrays_of, epoch_of_batches, split_off
+from tfp_flows.bijectors.columns import pick, pick_rows, reorder
+from tfp_flows.bijectors.transformers.rational_quadratic import Spline
+from tfp_flows.distributions import halves
+from tfp_flows.networks.fused import call_fused, without_fusion
+
+tfd = tfp.distributions
+transformers = bijectors.transformers
+
+
+def normal(*shape, seed=0, dtype="float32", scale=1.0):
+    return np.random.default_rng(seed).normal(0, scale, shape).astype(dtype)
+
+
+# Columns.
+
+
+@pytest.mark.parametrize("columns", [[0, 1], [3, 4], [1, 3], [], [4]])
+def test_picked_columns_are_the_columns(columns):
+    columns = np.array(columns, int)
+    x = tf.constant(normal(6, 5))
+    weight = normal(6, len(columns))
+    for picked, source in (
+        (lambda x: pick(x, columns), x),
+        (lambda x: pick_rows(x, columns), tf.transpose(x)),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch(source)
+            found = picked(source)
+            total = tf.reduce_sum(found * weight)
+        np.testing.assert_array_equal(found, x.numpy()[:, columns])
+        expected = np.zeros((6, 5), "float32")
+        expected[:, columns] = weight
+        gradient = tape.gradient(total, source).numpy()
+        np.testing.assert_array_equal(gradient if source is x else gradient.T, expected)
+
+
+def test_an_infinite_column_does_not_reach_the_others():
+    x = np.array([[np.inf, 1.0, -np.inf, 2.0]], "float32")
+    np.testing.assert_array_equal(pick(tf.constant(x), np.array([1, 3])), [[1.0, 2.0]])
+    np.testing.assert_array_equal(pick_rows(tf.constant(x.T), np.array([1, 3])), [[1.0, 2.0]])
+
+
+def test_rows_in_another_order_and_their_gradient():
+    rows, order = tf.constant(normal(4, 3)), np.array([2, 0, 3, 1])
+    weight = normal(4, 3, seed=1)
+    with tf.GradientTape() as tape:
+        tape.watch(rows)
+        found = reorder(rows, order)
+        total = tf.reduce_sum(found * weight)
+    np.testing.assert_array_equal(found, rows.numpy()[order])
+    np.testing.assert_array_equal(tape.gradient(total, rows).numpy()[order], weight)
+
+
+def test_a_coupling_takes_infinite_values_column_by_column():
+    for transformer in (transformers.Affine(), transformers.RationalQuadraticSpline()):
+        layer = bijectors.Coupling(4, transformer, (8,), mask=[True, False, True, False], seed=0)
+        y = np.array([[1.0, np.inf, 2.0, 3.0]], "float32")
+        np.testing.assert_allclose(layer.inverse(y), y, rtol=1e-6)
+
+
+# The spline.
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+@pytest.mark.parametrize("bins", [1, 2, 8])
+def test_the_spline_is_the_plain_formula_with_its_gradient(bins, direction, mode):
+    spline = transformers.RationalQuadraticSpline(bins=bins, bound=3.0)
+    x = tf.constant(normal(50, 4, dtype="float64", scale=2.0))
+    parameters = tf.constant(normal(50, 3 * bins - 1, 4, seed=1, dtype="float64", scale=2.0))
+    upstream = normal(2, 50, 4, seed=2, dtype="float64")
+    in_bin = getattr(spline, f"_{direction}_in_bin")
+
+    def plain(x, parameters):
+        return Spline._map(spline, x, parameters, in_bin, search=int(direction == "inverse"))
+
+    def with_gradients(function):
+        with tf.GradientTape() as tape:
+            tape.watch([x, parameters])
+            y, log_det = function(x, parameters)
+        sources = [x, parameters]
+        return y, log_det, *tape.gradient([y, log_det], sources, list(map(tf.constant, upstream)))
+
+    fast = getattr(spline, direction)
+    fast = tf.function(fast) if mode == "graph" else fast
+    assert (np.abs(x) > 3).any() and (np.abs(x) < 3).any()
+    for found, expected in zip(with_gradients(fast), with_gradients(plain), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_shared_parameters_take_the_plain_way():
+    spline = transformers.RationalQuadraticSpline()
+    x, parameters = normal(5, 4), normal(1, spline.parameter_count, 4)
+    each = np.repeat(parameters, 5, axis=0)
+    for found, expected in zip(
+        spline.forward(tf.constant(x), tf.constant(parameters)),
+        spline.forward(tf.constant(x), tf.constant(each)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_only_the_spline_is_compiled_and_only_in_graphs():
+    def twice(factor, x):
+        return (factor * x if tf.inside_function() else x / 0,)
+
+    np.testing.assert_array_equal(call_fused(twice, 2.0, tf.constant(1.0)), [np.inf])
+    function = tf.function(lambda x: call_fused(twice, 2.0, x)[0])
+    assert function(tf.constant(3.0)) == 6.0
+    calls = [
+        op
+        for op in function.get_concrete_function(tf.TensorSpec([])).graph.get_operations()
+        if "Call" in op.type
+    ]
+    assert [op.get_attr("_XlaMustCompile") for op in calls] == [True]
+
+
+def test_without_fusion_nothing_is_compiled(tmp_path):
+    flow = flows.neural_spline(2, layers=2, hidden_units=(8,), seed=0)
+    x = tf.constant(normal(10, 2))
+
+    def compiled_calls():
+        graph = tf.function(lambda: flow.log_prob(x)).get_concrete_function().graph
+        return [op for op in graph.get_operations() if "Call" in op.type]
+
+    assert len(compiled_calls()) == 2
+    with without_fusion():
+        assert not compiled_calls()
+    path = tmp_path / "exported"
+    FlowModel(flow).export(path)
+    assert b"XlaMustCompile" not in (path / "saved_model.pb").read_bytes()
+
+
+# Halves.
+
+
+class Mine(keras.layers.Dense):
+    """A layer of which nothing is known."""
+
+
+@pytest.fixture(scope="module")
+def conditional():
+    flow = flows.real_nvp(3, layers=2, hidden_units=(8,), context_size=2, seed=0)
+    for i, variable in enumerate(flow.trainable_variables):
+        variable.assign_add(tf.random.stateless_normal(variable.shape, (0, i), stddev=0.2))
+    return flow
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("rows", [128, 201])
+def test_halves_give_what_the_whole_gives(conditional, rows, known):
+    x, context = normal(rows, 3), normal(rows, 2, seed=1)
+    expected = conditional.log_prob(x, context=context)
+    size = rows if known else None
+    signature = [tf.TensorSpec([size, 3]), tf.TensorSpec([size, 2])]
+    halved = tf.function(
+        lambda x, context: conditional.log_prob(x, context=context), input_signature=signature
+    )
+    np.testing.assert_allclose(halved(x, context), expected, rtol=1e-5, atol=1e-5)
+    one = normal(1, 2, seed=1)
+    found = tf.function(lambda: conditional.log_prob(x, context=one))()
+    np.testing.assert_allclose(found, conditional.log_prob(x, context=one), rtol=1e-5, atol=1e-5)
+
+
+def test_halves_give_the_gradients_of_the_whole(conditional):
+    x, context = tf.constant(normal(128, 3)), tf.constant(normal(128, 2, seed=1))
+    sources = [x, context, *conditional.trainable_variables]
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            tape.watch(sources[:2])
+            loss = tf.reduce_mean(conditional.log_prob(x, context=context))
+        return tape.gradient(loss, sources)
+
+    for found, expected in zip(tf.function(gradients)(), gradients(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_halves_are_taken_where_they_pay(monkeypatch):
+    def halved(rows, jit=False, cores=2):
+        traces = []
+        monkeypatch.setattr(halves.os, "cpu_count", lambda: cores)
+
+        def total(x):
+            traces.append(x.shape[0])
+            return tf.reduce_sum(x, -1)
+
+        x = tf.ones([rows, 2])
+        found = tf.function(lambda: halves.in_halves(total, x), jit_compile=jit)()
+        np.testing.assert_array_equal(found, np.full(rows, 2.0))
+        return traces
+
+    assert halved(256) == [128]  # Traced once, for both.
+    assert halved(100) == [100]
+    assert halved(256, jit=True) == [256]
+    assert halved(256, cores=1) == [256]
+    traces = []
+    halves.in_halves(lambda x: traces.append(len(x)) or x, tf.ones([256]))
+    assert traces == [256]  # Not in eager mode.
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [keras.layers.Dense(4), keras.layers.BatchNormalization()],
+        [keras.layers.Dense(4, activity_regularizer="l2")],
+        [keras.layers.ActivityRegularization(l2=0.1)],
+    ],
+)
+def test_layers_of_batches_see_whole_batches(layers):
+    def halves_of(network):
+        layer = bijectors.Coupling(2, transformers.Affine(), network)
+        flow = Flow(tfd.MultivariateNormalDiag([0.0, 0.0]), layer)
+        graph = tf.function(flow.log_prob).get_concrete_function(tf.TensorSpec([256, 2])).graph
+        return sum("Call" in op.type for op in graph.get_operations())
+
+    assert halves_of((4,)) == halves_of(keras.Sequential([keras.layers.Dense(4)])) == 2
+    assert halves_of(keras.Sequential(layers)) == 0
+    assert halves_of(Mine(4)) == 0
+
+
+# Batches, and steps at a time.
+
+
+@pytest.mark.parametrize("rows", [12, 14])
+def test_an_epoch_has_every_row_once(rows):
+    keras.utils.set_random_seed(0)  # With a seed, too, epochs differ.
+    x, weight = np.arange(rows * 2.0).reshape(rows, 2), np.arange(rows * 1.0)
+    batches = epoch_of_batches([x, weight], 4, shuffle=True, dtype="float32")
+    epochs = []
+    for _ in range(2):
+        sizes, parts = [], []
+        for batch_x, batch_weight in batches:
+            sizes.append(len(batch_x))
+            np.testing.assert_array_equal(batch_x[:, 0], 2 * batch_weight)
+            parts.append(batch_weight.numpy())
+        assert sizes == [4, 4, 4, 2][: len(sizes)] and len(sizes) == len(batches)
+        epochs.append(np.concatenate(parts))
+        np.testing.assert_array_equal(np.sort(epochs[-1]), weight)
+    assert (epochs[0] != epochs[1]).any()
+    assert batch_x.dtype == "float32"
+    first, _ = next(iter(epoch_of_batches([x, weight], 4, shuffle=False, dtype="float64")))
+    np.testing.assert_array_equal(first, x[:4])
+    plain = epoch_of_batches([x], rows, shuffle=False, dtype="float32")
+    assert plain.element_spec == tf.TensorSpec([rows, 2])
+
+
+def test_arrays_are_told_from_other_data():
+    x, y = normal(4, 2), normal(4, 1)
+    assert [part is x or part is y for part in arrays_of((x, y), None, None)] == [True, True]
+    assert arrays_of(x, None, y[:3]) is None
+    assert arrays_of(tf.data.Dataset.range(3), None, None) is None
+    assert arrays_of(x[:0], None, None) is None
+    (kept, _), (held_out, _) = split_off([x, y], 0.25)
+    np.testing.assert_array_equal(np.concatenate([kept, held_out]), x)
+    assert len(held_out) == 1 and split_off([x], 0.0)[1] is None
+
+
+class Batches(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen += 1
+
+
+def test_light_steps_run_many_at_a_time_unless_batches_are_watched(monkeypatch):
+    model = FlowModel(flows.real_nvp(2, layers=1, hidden_units=(4,), seed=0))
+    model.compile(keras.optimizers.SGD(0.0))
+    fit = functools.partial(model.fit, normal(70, 2), batch_size=10, verbose=0)
+    fit()
+    assert model.steps_per_execution == 32
+    function, watch = model.train_function, Batches()
+    fit(
+        callbacks=[
+            watch,
+            keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: None),
+        ]
+    )
+    assert (model.steps_per_execution, watch.seen) == (1, 7)
+    fit(callbacks=[keras.callbacks.EarlyStopping("loss")])
+    assert model.train_function is function  # Not traced again.
+    fit(callbacks=keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: None))
+    assert model.steps_per_execution == 1
+    assert model.optimizer.iterations == 4 * 7
+    monkeypatch.setattr("tfp_flows.training._LIGHT_STEP", 100)
+    fit()
+    assert model.steps_per_execution == 1
+    model.compile(keras.optimizers.SGD(0.0), steps_per_execution=3)
+    fit()
+    assert model.steps_per_execution == 3
+
+
+def test_a_saved_model_goes_on_choosing(tmp_path):
+    model = FlowModel(flows.real_nvp(2, layers=1, hidden_units=(4,), seed=0))
+    for steps, expected in (("auto", 32), (3, 3)):
+        model.compile(keras.optimizers.Adam(), steps_per_execution=steps)
+        model.save(tmp_path / "flow.keras")
+        loaded = FlowModel.load(tmp_path / "flow.keras")
+        loaded.fit(normal(20, 2), batch_size=10, verbose=0)
+        assert loaded.steps_per_execution == expected
+
+
+def test_evaluation_is_of_all_rows_whatever_runs_at_a_time():
+    model = FlowModel(flows.real_nvp(2, layers=1, hidden_units=(4,), seed=0))
+    model.compile(keras.optimizers.SGD(0.0))
+    x = normal(70, 2)
+    expected = -np.mean(model.log_prob(x))
+    for callbacks in (None, [Batches()], None):
+        history = model.fit(
+            x, batch_size=10, validation_data=(x,), callbacks=callbacks, verbose=0
+        ).history
+        assert history["loss"] == pytest.approx([expected], abs=1e-5)
+        assert history["val_loss"] == pytest.approx([expected], abs=1e-5)
+        assert model.evaluate(x, batch_size=10, verbose=0) == pytest.approx(expected, abs=1e-5)
+        assert model.predict(x, batch_size=10, verbose=0).shape == (70,)

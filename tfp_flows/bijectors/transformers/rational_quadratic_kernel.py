@@ -1,0 +1,240 @@
+"""The rational-quadratic spline as arithmetic on whole arrays, with its analytic gradient.
+
+The formulas are those of `RationalQuadraticSpline`, bin by bin, so that every operation is
+elementwise; TensorFlow's own gradient of them would take three times as many. Sums of bins are
+compared unnormalized, and only the bin that is found is brought to scale.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_flows.bijectors.transformers.base import Pair
+
+__all__ = ["Grid", "spline"]
+
+
+class Grid(NamedTuple):
+    """What stays the same for all scalars: see `RationalQuadraticSpline`."""
+
+    bins: int
+    bound: float
+    min_bin: float
+    min_slope: float
+    slope_offset: float
+    inverse: bool
+
+
+class _Bin(NamedTuple):
+    """The bin that a value is in: corner and sizes, slopes at the ends, and place inside."""
+
+    x: tf.Tensor
+    y: tf.Tensor
+    w: tf.Tensor
+    h: tf.Tensor
+    d0: tf.Tensor
+    d1: tf.Tensor
+    s: tf.Tensor  # h / w
+    t: tf.Tensor  # From 0 to 1.
+
+
+def spline(grid: Grid, value: tf.Tensor, parameters: tf.Tensor) -> Pair:
+    """The map of `value`, or its inverse, and the logarithm of that direction's slope.
+
+    Args:
+      grid: the spline's constants, and its direction.
+      value: `(..., units)`.
+      parameters: `(..., 3 bins - 1, units)`, without broadcasting: raw widths, heights, slopes.
+    """
+
+    @tf.custom_gradient
+    def mapped(value: tf.Tensor, parameters: tf.Tensor) -> tuple:
+        inside = tf.abs(value) < grid.bound
+        result, log_slope = _evaluate(_find(value, parameters, grid).at, grid)
+        zeros = tf.zeros_like(log_slope)
+        result = tf.where(inside, result, value), tf.where(inside, log_slope, zeros)
+        return result, functools.partial(_spline_gradient, grid, value, parameters)
+
+    return mapped(value, parameters)
+
+
+def _spline_gradient(
+    grid: Grid,
+    value: tf.Tensor,
+    parameters: tf.Tensor,
+    upstream: tf.Tensor,
+    log_upstream: tf.Tensor,
+) -> Pair:
+    # Found once more: to keep some 60 arrays from the forward pass takes longer.
+    found = _find(value, parameters, grid)
+    inside, zeros = tf.abs(value) < grid.bound, tf.zeros_like(upstream)
+    inner = tf.where(inside, upstream, zeros), tf.where(inside, log_upstream, zeros)
+    back, (g_x, g_y, g_w, g_h, g_d0, g_d1) = _gradient(*inner, found.at, grid)
+    parts = _weights_gradient(g_x, g_w, found.widths, found.beyond, grid)
+    parts += _weights_gradient(g_y, g_h, found.heights, found.beyond, grid)
+    parts += _slopes_gradient(g_d0, g_d1, found, grid)
+    return tf.where(inside, back, upstream), tf.stack(parts, -2)
+
+
+def _softplus(x: tf.Tensor) -> tf.Tensor:
+    # Half the time of `tf.nn.softplus`.
+    return tf.maximum(x, 0.0) + tf.math.log1p(tf.exp(-tf.abs(x)))
+
+
+class _Weights(NamedTuple):
+    """Sizes of the bins up to a factor: the exponentials of a softmax, and what is added."""
+
+    exponentials: list[tf.Tensor]
+    sizes: list[tf.Tensor]  # Exponentials and, for every bin, the same more.
+    total: tf.Tensor
+
+
+def _weights(logits: list[tf.Tensor], grid: Grid) -> _Weights:
+    largest = logits[0]
+    for logit in logits[1:]:
+        largest = tf.maximum(largest, logit)
+    exponentials = [tf.exp(logit - largest) for logit in logits]
+    # Sizes of at least `min_bin` of their sum, which is `total`.
+    total = tf.add_n(exponentials) / (1 - grid.bins * grid.min_bin)
+    return _Weights(exponentials, [e + grid.min_bin * total for e in exponentials], total)
+
+
+class _Found(NamedTuple):
+    widths: _Weights
+    heights: _Weights
+    beyond: list[tf.Tensor]  # Whether the value is, of each inner knot.
+    at: _Bin
+
+
+def _find(value: tf.Tensor, parameters: tf.Tensor, grid: Grid) -> _Found:
+    """The bin of `value`, and what it was found from."""
+    raw = tf.unstack(parameters, axis=-2)
+    widths = _weights(raw[: grid.bins], grid)
+    heights = _weights(raw[grid.bins : 2 * grid.bins], grid)
+    # A slope of 1 at both ends. Raw ones are found, and only the two made positive.
+    raw_slopes = [tf.zeros_like(value), *raw[2 * grid.bins :], tf.zeros_like(value)]
+    value = tf.clip_by_value(value, -grid.bound, grid.bound)
+    x = y = tf.zeros_like(value)
+    w, h = widths.sizes[0], heights.sizes[0]
+    raw_d0, raw_d1 = raw_slopes[:2]
+    knot_x, knot_y, beyond = w, h, []
+    scaled = (value + grid.bound) / (2 * grid.bound)
+    scaled *= heights.total if grid.inverse else widths.total
+    for k in range(1, grid.bins):
+        here = scaled >= (knot_y if grid.inverse else knot_x)
+        x, y = tf.where(here, knot_x, x), tf.where(here, knot_y, y)
+        w, h = tf.where(here, widths.sizes[k], w), tf.where(here, heights.sizes[k], h)
+        raw_d0 = tf.where(here, raw_slopes[k], raw_d0)
+        raw_d1 = tf.where(here, raw_slopes[k + 1], raw_d1)
+        knot_x, knot_y = knot_x + widths.sizes[k], knot_y + heights.sizes[k]
+        beyond.append(here)
+    place = (scaled - (y if grid.inverse else x)) / (h if grid.inverse else w)
+    place = tf.clip_by_value(place, 0.0, 1.0)
+    to_x, to_y = 2 * grid.bound / widths.total, 2 * grid.bound / heights.total
+    x, y, w, h = x * to_x - grid.bound, y * to_y - grid.bound, w * to_x, h * to_y
+    d0, d1 = (_softplus(r + grid.slope_offset) + grid.min_slope for r in (raw_d0, raw_d1))
+    s = h / w
+    t = _root(place, s, d0, d1) if grid.inverse else place
+    return _Found(widths, heights, beyond, _Bin(x, y, w, h, d0, d1, s, t))
+
+
+def _root(r: tf.Tensor, s: tf.Tensor, d0: tf.Tensor, d1: tf.Tensor) -> tf.Tensor:
+    """The `t` at which the share `r` of a bin's height is reached.
+
+    It solves `(s t² + d0 t(1-t)) = r (s + (d0 + d1 - 2s) t(1-t))`, as a ratio `t : 1-t` of sums
+    without cancellation.
+    """
+    b = d0 * (1 - r) - d1 * r
+    # Away from 0, where the root has no gradient.
+    root = tf.sqrt(b * b + 4 * s * s * r * (1 - r) + np.finfo(r.dtype.as_numpy_dtype).tiny)
+    positive = b >= 0
+    up = tf.where(positive, 2 * s * r, root - b)
+    down = tf.where(positive, root + b, 2 * s * (1 - r))
+    return up / (up + down)
+
+
+def _evaluate(at: _Bin, grid: Grid) -> Pair:
+    """The result, and the logarithm of its slope."""
+    q, slope = _quotient(at)
+    s, t = at.s, at.t
+    ratio = s / q
+    log_slope = tf.math.log(ratio * ratio * slope)
+    if grid.inverse:
+        return at.x + at.w * t, -log_slope
+    return at.y + at.h * (s * t * t + at.d0 * t * (1 - t)) / q, log_slope
+
+
+def _quotient(at: _Bin) -> Pair:
+    """`q`, and `m` with `dy/dx = s² m / q²`."""
+    t, u = at.t, 1 - at.t
+    q = at.s + (at.d0 + at.d1 - 2 * at.s) * t * u
+    return q, at.d1 * t * t + 2 * at.s * t * u + at.d0 * u * u
+
+
+def _gradient(
+    upstream: tf.Tensor, log_upstream: tf.Tensor, at: _Bin, grid: Grid
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Gradients by the value and by the bin's `x`, `y`, `w`, `h`, `d0`, `d1`.
+
+    With `y = g(x; p)` and `l = log g'`, the inverse has `dx = (dy - g_p dp) / g'` and the
+    log-slope `-l`: its gradients are those of `g` and `l` with other upstream gradients.
+    """
+    w, h, d0, d1, s, t = at.w, at.h, at.d0, at.d1, at.s, at.t
+    u, tu = 1 - t, t * (1 - t)
+    q, m = _quotient(at)
+    n = (s * t * t + d0 * tu) / q
+    a = d0 + d1 - 2 * s
+    slope = s * s * m / (q * q)
+    # dl/dt; q' = a (1 - 2t), m' = 2 (d1 t + s (1 - 2t) - d0 u).
+    log_slope_t = 2 * ((d1 * t + s * (u - t) - d0 * u) / m - a * (u - t) / q)
+    if grid.inverse:
+        back = (upstream - log_upstream * log_slope_t / w) / slope
+        upstream, log_upstream = -back, -log_upstream
+    share, log_m, log_q = upstream * h / q, log_upstream / m, 2 * log_upstream / q
+    g_t = upstream * slope * w + log_upstream * log_slope_t
+    g_s = share * (t * t - n * (1 - 2 * tu)) + 2 * tu * log_m - (1 - 2 * tu) * log_q
+    g_s += 2 * log_upstream / s
+    g_d0 = tu * (share * (1 - n) - log_q) + u * u * log_m
+    g_d1 = t * t * log_m - tu * (share * n + log_q)
+    g_x = -g_t / w
+    g_w = -(g_t * t + g_s * s) / w
+    g_h = upstream * n + g_s / w
+    if not grid.inverse:
+        back = -g_x
+    return back, [g_x, upstream, g_w, g_h, g_d0, g_d1]
+
+
+def _weights_gradient(
+    g_corner: tf.Tensor, g_size: tf.Tensor, weights: _Weights, beyond: list, grid: Grid
+) -> list[tf.Tensor]:
+    """Gradients by the logits: bins below the one that was found move its corner."""
+    to_scale = 2 * grid.bound / weights.total
+    g_corner, g_size = g_corner * to_scale, g_size * to_scale
+    zeros = tf.zeros_like(g_size)
+    here = [tf.where(next_one, g_corner, g_size) for next_one in beyond] + [g_size]
+    here[1:] = [tf.where(m, g, zeros) for m, g in zip(beyond, here[1:], strict=True)]
+    free = weights.total * (1 - grid.bins * grid.min_bin)
+    mean = tf.add_n([g * e for g, e in zip(here, weights.exponentials, strict=True)]) / free
+    return [(g - mean) * e for g, e in zip(here, weights.exponentials, strict=True)]
+
+
+def _slopes_gradient(
+    g_d0: tf.Tensor, g_d1: tf.Tensor, found: _Found, grid: Grid
+) -> list[tf.Tensor]:
+    """Gradients by the raw slopes: each is at the right of one bin and at the left of the next."""
+    # The softplus' derivative is 1 - exp(-softplus).
+    g_d0, g_d1 = (
+        g * -tf.math.expm1(grid.min_slope - d)
+        for g, d in ((g_d0, found.at.d0), (g_d1, found.at.d1))
+    )
+    beyond, zeros = found.beyond, tf.zeros_like(g_d0)
+    gradients = []
+    for k in range(len(beyond)):
+        g_right = tf.where(beyond[k + 1], zeros, g_d0) if k + 1 < len(beyond) else g_d0
+        g_left = tf.where(beyond[k - 1], g_d1, zeros) if k else g_d1
+        gradients.append(tf.where(beyond[k], g_right, g_left))
+    return gradients

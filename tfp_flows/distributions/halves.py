@@ -1,0 +1,72 @@
+"""Two halves of a batch, side by side: what a graph can do on two cores at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+from tensorflow.python.ops import control_flow_util
+
+from tfp_flows.networks.conditioner import Conditioner
+
+__all__ = ["in_halves", "rows_are_alone"]
+
+# Fewer rows than this are done at once: splitting them would cost more than it saves.
+_MIN_ROWS = 128
+
+# Layers with moments of batches, or with losses of what passes through them.
+_OF_BATCHES = (
+    keras.layers.ActivityRegularization,
+    keras.layers.BatchNormalization,
+    keras.layers.Normalization,
+    keras.layers.SpectralNormalization,
+)
+
+
+def in_halves(function: Callable[..., tf.Tensor], *batches: tf.Tensor) -> tf.Tensor:
+    """`function(*batches)`, a value a row, of the two halves of the rows, one beside the other.
+
+    The layers of a flow wait for each other, and the products in them are too small to share among
+    cores well. Two halves do not wait for each other: on two cores, a flow of 10 layers of 2×128
+    units takes three quarters of the time. Only in graphs on CPU; everywhere else, of less than 128
+    rows, and on one core, this is `function(*batches)`.
+    """
+    rows = batches[0].shape[0]
+    if not _pays() or (rows is not None and rows < _MIN_ROWS):
+        return function(*batches)
+    total = tf.shape(batches[0])[0] if rows is None else rows
+    sizes = [total // 2, total - total // 2]
+    # A function of its own is traced once for both halves.
+    half = tf.function(function, autograph=False)
+    parts = zip(*(tf.split(batch, sizes) for batch in batches), strict=True)
+    return tf.concat([half(*part) for part in parts], 0)
+
+
+def rows_are_alone(flow: tf.Module) -> bool:
+    """Whether each row's density is computed without the others, and nothing else is.
+
+    Not so with batch normalization, whose moments are of a batch, nor with losses of layers. Layers
+    that we do not know are taken to be of that kind.
+    """
+    if any(isinstance(module, tfp.bijectors.BatchNormalization) for module in flow.submodules):
+        return False
+    networks = [m.layer for m in flow.submodules if isinstance(m, Conditioner)]
+    layers = [layer for network in networks for layer in network._flatten_layers()]
+    return all(
+        type(layer).__module__.startswith(("keras.", "tfp_flows."))
+        and layer.activity_regularizer is None
+        and not isinstance(layer, _OF_BATCHES)
+        for layer in layers
+    )
+
+
+def _pays() -> bool:
+    return (
+        tf.inside_function()
+        and not control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+        and (os.cpu_count() or 1) > 1
+        and not tf.config.list_logical_devices("GPU")
+    )
