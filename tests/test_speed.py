@@ -1,7 +1,5 @@
 """What makes flows fast: each short cut agrees with the plain way, and is taken where it should."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
@@ -191,7 +189,7 @@ def test_halves_give_the_gradients_of_the_whole(conditional):
 def test_halves_are_taken_where_they_pay(monkeypatch):
     def halved(rows, jit=False, cores=2):
         traces = []
-        monkeypatch.setattr(halves.os, "cpu_count", lambda: cores)
+        monkeypatch.setattr(halves, "_cores", lambda: cores)
 
         def total(x):
             traces.append(x.shape[0])
@@ -217,6 +215,7 @@ def test_halves_are_taken_where_they_pay(monkeypatch):
         [keras.layers.Dense(4), keras.layers.BatchNormalization()],
         [keras.layers.Dense(4, activity_regularizer="l2")],
         [keras.layers.ActivityRegularization(l2=0.1)],
+        [keras.layers.Lambda(lambda h: h - tf.reduce_mean(h, 0))],
     ],
 )
 def test_layers_of_batches_see_whole_batches(layers):
@@ -229,6 +228,49 @@ def test_layers_of_batches_see_whole_batches(layers):
     assert halves_of((4,)) == halves_of(keras.Sequential([keras.layers.Dense(4)])) == 2
     assert halves_of(keras.Sequential(layers)) == 0
     assert halves_of(Mine(4)) == 0
+
+
+def test_batches_of_distributions_are_not_halved(conditional):
+    x, contexts = normal(200, 3), normal(200, 2, seed=1)
+    shifts = normal(200, 3, seed=2)
+    bijector = conditional.given(contexts[0]).bijector
+    cases = [
+        conditional.given(contexts),
+        conditional.given(contexts[:5, None]),
+        Flow(tfd.MultivariateNormalDiag(shifts), bijector),
+        Flow(tfd.MultivariateNormalDiag(np.zeros(3, "float32")), tfp.bijectors.Shift(shifts)),
+    ]
+    for flow in cases:
+        expected = flow.log_prob(x)
+        found = tf.function(flow.log_prob)(x)
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [flows.neural_spline, flows.autoregressive_spline])
+def test_splines_of_any_number_of_rows_share_what_is_compiled(make):
+    flow = make(3, layers=2, hidden_units=(8,), dtype="float64", seed=0)
+    for i, variable in enumerate(flow.trainable_variables):
+        variable.assign_add(normal(*variable.shape, seed=i, dtype="float64", scale=0.2))
+
+    def with_gradients(x):
+        with tf.GradientTape() as tape:
+            log_prob = flow.log_prob(x)
+        return log_prob, *tape.gradient(log_prob, flow.trainable_variables)
+
+    signature = [tf.TensorSpec([None, 3], tf.float64)]
+    function = tf.function(with_gradients, input_signature=signature)
+    for rows in (1, 90, 130):
+        x = normal(rows, 3, dtype="float64")
+        for found, expected in zip(function(x), with_gradients(x), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_columns_of_unknown_number_are_taken():
+    for transformer in (transformers.Affine(), transformers.RationalQuadraticSpline()):
+        layer = bijectors.Coupling(3, transformer, (8,), mask="alternate", seed=0)
+        forward = tf.function(layer.forward, input_signature=[tf.TensorSpec([None, None])])
+        np.testing.assert_allclose(forward(np.ones([4, 3], "float32")), np.ones([4, 3]), rtol=1e-6)
 
 
 # Batches, and steps at a time.
@@ -268,6 +310,19 @@ def test_arrays_are_told_from_other_data():
     assert len(held_out) == 1 and split_off([x], 0.0)[1] is None
 
 
+def test_a_split_must_leave_rows():
+    for share in (0.5, 1.0):
+        with pytest.raises(ValueError, match="`validation_split` must leave rows"):
+            split_off([normal(1, 2)], share)
+
+
+class Steps(keras.callbacks.Callback):
+    """How many steps run at a time."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.at_a_time = self.model.steps_per_execution
+
+
 class Batches(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
@@ -280,28 +335,40 @@ class Batches(keras.callbacks.Callback):
 def test_light_steps_run_many_at_a_time_unless_batches_are_watched(monkeypatch):
     model = FlowModel(flows.real_nvp(2, layers=1, hidden_units=(4,), seed=0))
     model.compile(keras.optimizers.SGD(0.0))
-    fit = functools.partial(model.fit, normal(70, 2), batch_size=10, verbose=0)
-    fit()
-    assert model.steps_per_execution == 32
-    function, watch = model.train_function, Batches()
-    fit(
-        callbacks=[
-            watch,
-            keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: None),
-        ]
-    )
-    assert (model.steps_per_execution, watch.seen) == (1, 7)
-    fit(callbacks=[keras.callbacks.EarlyStopping("loss")])
-    assert model.train_function is function  # Not traced again.
-    fit(callbacks=keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: None))
-    assert model.steps_per_execution == 1
-    assert model.optimizer.iterations == 4 * 7
+    steps, watch = Steps(), Batches()
+    hook = keras.callbacks.LambdaCallback(on_test_batch_end=lambda batch, logs: None)
+
+    def at_a_time(*callbacks, **options):
+        model.fit(normal(70, 2), batch_size=10, verbose=0, callbacks=[steps, *callbacks], **options)
+        return steps.at_a_time
+
+    assert at_a_time() == 32
+    assert at_a_time(watch) == 1 and watch.seen == 7
+    assert at_a_time(hook) == 1
+    validation = tf.data.Dataset.from_tensors(normal(5, 2)).repeat()
+    assert at_a_time(validation_data=validation, validation_steps=2) == 1
+    function = model._traced[32][0]
+    assert at_a_time(keras.callbacks.EarlyStopping("loss")) == 32
+    assert model._traced[32][0] is function is not None  # Not traced again.
+    assert model.optimizer.iterations == 5 * 7
+    # Steps that are counted are counted one by one.
+    rows = tf.data.Dataset.from_tensors(normal(10, 2)).repeat()
+    assert model.predict(rows, steps=3, verbose=0).shape == (30,)
     monkeypatch.setattr("tfp_flows.training._LIGHT_STEP", 100)
-    fit()
-    assert model.steps_per_execution == 1
+    assert at_a_time() == 1
     model.compile(keras.optimizers.SGD(0.0), steps_per_execution=3)
-    fit()
-    assert model.steps_per_execution == 3
+    assert at_a_time() == 3
+
+
+def test_after_a_bad_loss_no_step_changes_anything():
+    model = FlowModel(flows.real_nvp(2, layers=1, hidden_units=(4,), seed=0))
+    model.compile(keras.optimizers.SGD(0.1))
+    x = normal(70, 2)
+    x[12, 0] = 3e38  # Of the second of seven batches: its square is infinite.
+    with pytest.warns(RuntimeWarning, match="The last finite weights are kept"):
+        model.fit(x, batch_size=10, shuffle=False, verbose=0)
+    assert model.optimizer.iterations == 1
+    assert model.steps_per_execution == 1
 
 
 def test_a_saved_model_goes_on_choosing(tmp_path):
@@ -310,8 +377,9 @@ def test_a_saved_model_goes_on_choosing(tmp_path):
         model.compile(keras.optimizers.Adam(), steps_per_execution=steps)
         model.save(tmp_path / "flow.keras")
         loaded = FlowModel.load(tmp_path / "flow.keras")
-        loaded.fit(normal(20, 2), batch_size=10, verbose=0)
-        assert loaded.steps_per_execution == expected
+        steps = Steps()
+        loaded.fit(normal(20, 2), batch_size=10, verbose=0, callbacks=[steps])
+        assert steps.at_a_time == expected
 
 
 def test_evaluation_is_of_all_rows_whatever_runs_at_a_time():

@@ -135,6 +135,11 @@ def split_off(parts: Sequence[Any], share: float) -> tuple[tuple, tuple | None]:
     if not share:
         return tuple(parts), None
     end = int(len(parts[0]) * (1 - share))
+    if not 0 < end < len(parts[0]):
+        raise ValueError(
+            "`validation_split` must leave rows for training and for validation. Received: "
+            f"validation_split={share!r}, with {len(parts[0])} rows"
+        )
     return tuple(part[:end] for part in parts), tuple(part[end:] for part in parts)
 
 
@@ -148,8 +153,9 @@ def epoch_of_batches(
     the step. It costs one copy of the data.
     """
     tensors = []
-    for part in map(np.asarray, parts):
-        tensors.append(tf.constant(part, dtype if part.dtype.kind == "f" else None))
+    with tf.device("CPU"):
+        for part in map(np.asarray, parts):
+            tensors.append(tf.constant(part, dtype if part.dtype.kind == "f" else None))
     rows = len(parts[0])
     full = rows // batch_size * batch_size
 

@@ -26,8 +26,9 @@ __all__ = ["StopOnNonFinite", "explain_non_finite", "finite_parts"]
 class StopOnNonFinite(keras.callbacks.Callback):
     """End training when the loss is NaN or infinite: say why, and go back to the best weights.
 
-    `FlowModel.fit` puts it into every training. Its training step applies no update that is not
-    finite, so that the weights that made the bad loss are still there to be examined.
+    `FlowModel.fit` puts it into every training. Its training step changes nothing once a loss is
+    not finite, so that the weights that made it are still there to be examined; of gradients that
+    are not finite at a finite loss, those of other weights are applied once.
 
     Args:
       explain: called once the loss is bad, returns a sentence for the warning.

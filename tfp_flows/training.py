@@ -24,8 +24,7 @@ from tfp_flows.guard import StopOnNonFinite, finite_parts
 
 __all__ = ["MaximumLikelihood"]
 
-# Rows times parameters: on one core, some 10 milliseconds.
-_LIGHT_STEP = 1e8
+_LIGHT_STEP = 1e9  # Rows times parameters: on two cores, some 0.1 seconds.
 _STEPS_AT_A_TIME = 32
 
 
@@ -57,7 +56,7 @@ class MaximumLikelihood(keras.Model):
         return loss
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One update, which is left out if the loss is not finite.
+        """One update, which is left out if a loss of this epoch was not finite.
 
         A gradient that is not finite counts as 0, and the loss is reported as NaN.
         """
@@ -68,7 +67,9 @@ class MaximumLikelihood(keras.Model):
             loss = self.compute_loss(inputs, None, log_prob, weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, weights)
-        finite = [tf.math.is_finite(loss)]
+        # Of many steps at a time, those after the first bad loss change nothing either.
+        so_far = tf.cast(self._loss_tracker.total, loss.dtype)
+        finite = [tf.math.is_finite(loss + so_far)]
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # That optimizer meets infinite gradients in its search for a scale, and skips them.
             gradients, finite_gradients = finite_parts(gradients)
@@ -161,7 +162,7 @@ class MaximumLikelihood(keras.Model):
         that made it, and the best weights of the epochs before are restored.
 
         Unless `compile` was told otherwise, 32 steps at a time are run without a word to Python, if
-        they are of arrays, with less than 10⁸ products of rows and parameters a step, and no
+        they are of arrays, with less than 10⁹ products of rows and parameters a step, and no
         callback asks to be called at batches: in small flows these calls take as long as the step.
 
         Raises:
@@ -187,7 +188,7 @@ class MaximumLikelihood(keras.Model):
         callbacks = [guard, *(callbacks or ())]
         arrays = arrays_of(packed_x, packed_y, sample_weight)
         if arrays is None or steps_per_epoch is not None:
-            self._choose_steps(None, callbacks)
+            self._set_steps(1)
         else:
             arrays, held_out = split_off(
                 arrays, validation_split if validation_data is None else 0.0
@@ -195,13 +196,13 @@ class MaximumLikelihood(keras.Model):
             validation_data, validation_split = held_out or validation_data, 0.0
             batch_size = batch_size or 32
             validation_batch_size = validation_batch_size or batch_size
-            self._choose_steps(batch_size, callbacks)
+            self._choose_steps(batch_size, validation_steps, callbacks)
             packed_x = epoch_of_batches(
                 arrays, batch_size, shuffle=bool(shuffle), dtype=self.event_dtype
             )
             packed_y = sample_weight = batch_size = None
         with self._floatx():
-            return super().fit(
+            history = super().fit(
                 packed_x,
                 packed_y,
                 batch_size=batch_size,
@@ -218,6 +219,8 @@ class MaximumLikelihood(keras.Model):
                 validation_batch_size=validation_batch_size,
                 validation_freq=validation_freq,
             )
+        self._set_steps(1)  # Of evaluations, too, steps may be counted.
+        return history
 
     def evaluate(
         self,
@@ -267,21 +270,29 @@ class MaximumLikelihood(keras.Model):
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
             )
 
-    def _choose_steps(self, batch_size: int, callbacks: Sequence[keras.callbacks.Callback]) -> None:
-        """Set `steps_per_execution`, unless `compile` did."""
-        if not self._chooses_steps:
-            return
+    def _choose_steps(
+        self,
+        batch_size: int,
+        validation_steps: int | None,
+        callbacks: Sequence[keras.callbacks.Callback],
+    ) -> None:
+        """Run many steps at a time if they are light and nobody counts or watches them."""
         parameters = sum(math.prod(weight.shape) for weight in self.trainable_weights)
-        light = batch_size is not None and batch_size * parameters < _LIGHT_STEP
         watched = any(map(_watches_batches, callbacks[1:]))  # The first, our guard, can wait.
-        steps = _STEPS_AT_A_TIME if light and not (watched or self.run_eagerly) else 1
-        if steps != self.steps_per_execution:
-            # They were traced for that number; back to it, they need not be traced again.
-            names = ("train_function", "test_function", "predict_function")
-            self._traced[self.steps_per_execution] = [getattr(self, name) for name in names]
-            self.steps_per_execution = steps
-            for name, function in zip(names, self._traced.get(steps, [None] * 3), strict=True):
-                setattr(self, name, function)
+        counted = validation_steps is not None or self.run_eagerly
+        heavy = batch_size * parameters > _LIGHT_STEP
+        self._set_steps(1 if watched or counted or heavy else _STEPS_AT_A_TIME)
+
+    def _set_steps(self, steps: int) -> None:
+        """Set `steps_per_execution`, unless `compile` did."""
+        if not self._chooses_steps or steps == self.steps_per_execution:
+            return
+        # They were traced for that number; back to it, they need not be traced again.
+        traced = (self.train_function, self.test_function, self.predict_function)
+        self._traced[self.steps_per_execution] = traced
+        self.steps_per_execution = steps
+        traced = self._traced.get(steps, (None, None, None))
+        self.train_function, self.test_function, self.predict_function = traced
 
     def build_optimizer(self) -> None:
         """Make the optimizer's variables now: in the training step, they have it traced twice."""
@@ -316,8 +327,9 @@ class MaximumLikelihood(keras.Model):
 
 
 def _watches_batches(callback: keras.callbacks.Callback) -> bool:
-    """Whether it does something before or after a batch of training."""
-    names = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+    """Whether it does something before or after a batch."""
+    names = ["on_batch_begin", "on_batch_end"]
+    names += [f"on_{what}_batch_{end}" for what in ("train", "test") for end in ("begin", "end")]
     return any(
         getattr(getattr(callback, name), "__func__", None)
         is not getattr(keras.callbacks.Callback, name)

@@ -25,7 +25,7 @@ def build(setting: Setting) -> Program:
     x = tf.constant(batches(setting, 1)[0])
     n = setting.batch_size
     seed = tf.constant([0, 1])  # An argument: a constant's noise could be folded into the graph.
-    train_step = tf.function(model.train_step, **function)
+    train_step = tf.function(model.train_step, autograph=False, **function)  # As Keras does.
     log_prob = tf.function(flow.log_prob, **function)
     sample = tf.function(lambda seed: flow.sample(n, seed=seed), **function)
     both = tf.function(lambda seed: flow.sample_and_log_prob(n, seed=seed), **function)

@@ -14,9 +14,10 @@ __all__ = ["as_rows", "flat", "from_rows", "pick", "reorder"]
 
 
 def pick(x: tf.Tensor, columns: np.ndarray) -> tf.Tensor:
-    """The columns of `x` with these numbers, for a network to read; infinite values made finite.
+    """The columns of `x` with these numbers, for a network to read.
 
-    A product with zeros and ones: a NaN in one column reaches all columns of its row.
+    Where they are not side by side, it is a product with zeros and ones: infinite values become the
+    largest finite ones, and a NaN in one column reaches all columns of its row.
     """
     if len(columns) == 0 or (np.diff(columns) == 1).all():
         return x[..., columns[0] : columns[-1] + 1] if len(columns) else x[..., :0]

@@ -133,6 +133,8 @@ class Coupling(Bijector):
         self, x: tf.Tensor, context: tf.Tensor | None, direction: Callable[..., tuple]
     ) -> tuple[tf.Tensor, tf.Tensor]:
         check_event_size(self, x, self.event_size)
+        if x.shape.rank is not None and x.shape[-1] is None:
+            x = tf.ensure_shape(x, [*x.shape[:-1], self.event_size])
         context = check_context(self, context, x.dtype)
         if context is not None:
             x = match_batch(x, context)

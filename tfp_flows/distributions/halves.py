@@ -17,12 +17,14 @@ __all__ = ["in_halves", "rows_are_alone"]
 # Fewer rows than this are done at once: splitting them would cost more than it saves.
 _MIN_ROWS = 128
 
-# Layers with moments of batches, or with losses of what passes through them.
-_OF_BATCHES = (
-    keras.layers.ActivityRegularization,
-    keras.layers.BatchNormalization,
-    keras.layers.Normalization,
-    keras.layers.SpectralNormalization,
+# Layers that compute row by row and have no losses of what passes through them.
+_ROW_BY_ROW = (
+    keras.Sequential,
+    keras.layers.Activation,
+    keras.layers.Dense,
+    keras.layers.Dropout,
+    keras.layers.InputLayer,
+    keras.layers.LayerNormalization,
 )
 
 
@@ -45,21 +47,30 @@ def in_halves(function: Callable[..., tf.Tensor], *batches: tf.Tensor) -> tf.Ten
     return tf.concat([half(*part) for part in parts], 0)
 
 
-def rows_are_alone(flow: tf.Module) -> bool:
+def rows_are_alone(flow: tfp.distributions.Distribution) -> bool:
     """Whether each row's density is computed without the others, and nothing else is.
 
-    Not so with batch normalization, whose moments are of a batch, nor with losses of layers. Layers
-    that we do not know are taken to be of that kind.
+    Not so with a batch of distributions, with batch normalization, whose moments are of all rows,
+    and with losses of layers. Layers and bijectors that we do not know are taken to be of that
+    kind.
     """
-    if any(isinstance(module, tfp.bijectors.BatchNormalization) for module in flow.submodules):
+    if flow.batch_shape != ():
         return False
-    networks = [m.layer for m in flow.submodules if isinstance(m, Conditioner)]
+    modules = flow.submodules
+    bijectors = [module for module in modules if isinstance(module, tfp.bijectors.Bijector)]
+    networks = [module.layer for module in modules if isinstance(module, Conditioner)]
     layers = [layer for network in networks for layer in network._flatten_layers()]
-    return all(
-        type(layer).__module__.startswith(("keras.", "tfp_flows."))
-        and layer.activity_regularizer is None
-        and not isinstance(layer, _OF_BATCHES)
-        for layer in layers
+    return (
+        all(
+            type(bijector).__module__.startswith(("tfp_flows.", "tensorflow_probability."))
+            and not isinstance(bijector, tfp.bijectors.BatchNormalization)
+            for bijector in bijectors
+        )
+        and all(
+            type(layer) in _ROW_BY_ROW or type(layer).__module__.startswith("tfp_flows.")
+            for layer in layers
+        )
+        and all(layer.activity_regularizer is None for layer in layers)
     )
 
 
@@ -67,6 +78,13 @@ def _pays() -> bool:
     return (
         tf.inside_function()
         and not control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-        and (os.cpu_count() or 1) > 1
+        and _cores() > 1
         and not tf.config.list_logical_devices("GPU")
     )
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

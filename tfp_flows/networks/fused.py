@@ -16,17 +16,33 @@ import tensorflow as tf
 
 __all__ = ["call_fused", "without_fusion"]
 
+_MULTIPLE = 128
 _enabled = contextvars.ContextVar("fusion", default=True)
 
 
 def call_fused(function: Callable, key: Hashable, *tensors: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """`function(key, *tensors)`: compiled by XLA inside a `tf.function`, plain outside.
 
-    Layers with equal keys and shapes share what is traced and compiled.
+    The function is elementwise, and its results have the shape of the first tensor. Layers with
+    equal keys and shapes share what is traced and compiled. An axis of unknown size is filled up
+    with zeros to a multiple of 128: XLA compiles for every size anew, for a second or more, and
+    batches at the end of the data come in all sizes.
     """
-    if tf.inside_function() and _enabled.get():
+    if not (tf.inside_function() and _enabled.get()):
+        return function(key, *tensors)
+    if all(tensor.shape.is_fully_defined() for tensor in tensors):
         return _compiled(function, key)(*tensors)
-    return function(key, *tensors)
+    results = []
+    for filled in _compiled(function, key)(*map(_filled_up, tensors)):
+        result = tf.slice(filled, tf.zeros_like(tf.shape(filled)), tf.shape(tensors[0]))
+        results.append(tf.ensure_shape(result, tensors[0].shape))
+    return tuple(results)
+
+
+def _filled_up(tensor: tf.Tensor) -> tf.Tensor:
+    sizes, unknown = tf.shape(tensor), [size is None for size in tensor.shape]
+    more = -sizes % _MULTIPLE * tf.cast(unknown, sizes.dtype)
+    return tf.ensure_shape(tf.pad(tensor, tf.stack([tf.zeros_like(more), more], -1)), tensor.shape)
 
 
 @functools.cache

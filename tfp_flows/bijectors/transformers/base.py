@@ -18,7 +18,8 @@ class Transformer(abc.ABC):
     """An elementwise monotone map `x -> y` of scalars, with parameters given at the call."""
 
     own_units = False  # True where inputs must come in their own units, as angles must.
-    light = False  # True where mapping a scalar costs less than moving it.
+    # True where mapping a scalar costs less than moving it, and zero parameters are the identity.
+    light = False
 
     @property
     @abc.abstractmethod

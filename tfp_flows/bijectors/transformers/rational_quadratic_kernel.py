@@ -161,8 +161,7 @@ def _evaluate(at: _Bin, grid: Grid) -> Pair:
     """The result, and the logarithm of its slope."""
     q, slope = _quotient(at)
     s, t = at.s, at.t
-    ratio = s / q
-    log_slope = tf.math.log(ratio * ratio * slope)
+    log_slope = 2 * tf.math.log(s / q) + tf.math.log(slope)
     if grid.inverse:
         return at.x + at.w * t, -log_slope
     return at.y + at.h * (s * t * t + at.d0 * t * (1 - t)) / q, log_slope
