@@ -1067,6 +1067,7 @@ def test_an_embedding_trains_and_is_saved(tmp_path):
 
 @pytest.mark.parametrize("name", flows.names())
 def test_every_family_trains_given_context_and_is_saved(name, tmp_path):
+    keras.utils.set_random_seed(0)  # Of 6 steps, some orders of the rows end higher than others.
     rng = np.random.default_rng(0)
     context, x = rng.normal(size=(64, 2)), rng.normal(size=(64, 2))
     flow = flows.get(name, 2, layers=2, hidden_units=(8,), context_size=2, seed=0)
