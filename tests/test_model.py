@@ -903,6 +903,19 @@ def test_nan_in_the_first_epoch_leaves_finite_weights():
     assert flow.bijector.log_scale == 0.3
 
 
+def test_of_a_step_with_one_bad_gradient_no_weight_is_changed():
+    coupling = bijectors.Coupling(2, transformers.Affine(), (8,), seed=0)
+    fragile = Fragile(gradient_only=True)
+    model = compiled(Flow(standard(), tfb.Chain([coupling, fragile])))
+    before = weights(model)
+    assert np.isfinite(model.train_step(DATA)["loss"])
+    assert not same(weights(model), before)
+    fragile.log_scale.assign(0.3)
+    before = weights(model)
+    assert np.isnan(model.train_step(DATA)["loss"])
+    assert same(weights(model), before)
+
+
 def test_the_base_and_the_log_determinant_can_be_the_culprit():
     outside = Flow(
         tfd.Independent(tfd.Uniform([0.0, 0.0], tf.Variable([1.0, 1.0])), 1), tfb.Scale(1.0)

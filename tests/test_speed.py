@@ -1,5 +1,8 @@
 """What makes flows fast: each short cut agrees with the plain way, and is taken where it should."""
 
+import contextlib
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -7,10 +10,12 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_flows import Flow, FlowModel, bijectors, flows
+from tfp_flows.adam import one_operation_a_weight
 from tfp_flows.batches import arrays_of, epoch_of_batches, split_off
 from tfp_flows.bijectors.columns import pick, pick_rows, reorder
 from tfp_flows.bijectors.transformers.rational_quadratic import Spline
 from tfp_flows.distributions import halves
+from tfp_flows.networks import fused
 from tfp_flows.networks.fused import call_fused, without_fusion
 
 tfd = tfp.distributions
@@ -123,6 +128,46 @@ def test_only_the_spline_is_compiled_and_only_in_graphs():
         if "Call" in op.type
     ]
     assert [op.get_attr("_XlaMustCompile") for op in calls] == [True]
+
+
+def test_what_is_compiled_ahead_is_what_the_graph_calls(monkeypatch):
+    """XLA looks kernels up by the names of functions, so these must be the same ones."""
+    threads = []
+
+    class Thread(threading.Thread):
+        def start(self):
+            threads.append(self)
+
+    monkeypatch.setattr(fused.threading, "Thread", Thread)
+
+    def compiled_names(graph):
+        functions = graph.as_graph_def().library.function
+        return {f.signature.name for f in functions if f.attr["_XlaMustCompile"].b}
+
+    def tripled(factor, x):
+        return (factor * x,)
+
+    function = tf.function(
+        lambda x: call_fused(tripled, 3.0, 2 * x)[0] + call_fused(tripled, 3.0, x)[0]
+    )
+    names = compiled_names(function.get_concrete_function(tf.TensorSpec([4])).graph)
+    assert len(names) == len(threads) == 1
+    graph = (
+        tf.function(fused._compiled(tripled, 3.0)).get_concrete_function(tf.TensorSpec([4])).graph
+    )
+    assert compiled_names(graph) == names
+    threads[0].run()
+    np.testing.assert_array_equal(function(tf.ones([4])), [9.0] * 4)
+
+
+def test_nothing_is_compiled_ahead_where_xla_compiles_everything(monkeypatch):
+    def quadrupled(factor, x):
+        assert threading.current_thread() is threading.main_thread()
+        return (factor * x,)
+
+    monkeypatch.setattr(fused, "_compile_ahead", pytest.fail)
+    function = tf.function(lambda x: call_fused(quadrupled, 4.0, x)[0], jit_compile=True)
+    np.testing.assert_array_equal(function(tf.ones([4])), [4.0] * 4)
 
 
 def test_without_fusion_nothing_is_compiled(tmp_path):
@@ -395,3 +440,97 @@ def test_evaluation_is_of_all_rows_whatever_runs_at_a_time():
         assert history["val_loss"] == pytest.approx([expected], abs=1e-5)
         assert model.evaluate(x, batch_size=10, verbose=0) == pytest.approx(expected, abs=1e-5)
         assert model.predict(x, batch_size=10, verbose=0).shape == (70,)
+
+
+# Adam.
+
+
+def updated(optimizer, dtype, context, steps=5):
+    """Weights and the optimizer's variables after some steps; the types of operations in a step."""
+    weights = [keras.Variable(normal(*shape), dtype=dtype) for shape in ((3, 2), (2,))]
+    optimizer.build(weights)
+
+    @tf.function
+    def step(*gradients):
+        with context(optimizer):
+            optimizer.apply(list(gradients), weights)
+
+    for i in range(steps):
+        step(*(tf.constant(normal(*w.shape, seed=i + 1), dtype) for w in weights))
+    types = [op.type for op in step.get_concrete_function(*weights).graph.get_operations()]
+    return [v.numpy() for v in (*weights, *optimizer.variables)], types
+
+
+ADAMS = {
+    "plain": {},
+    "other constants": {"beta_1": 0.7, "beta_2": 0.9, "epsilon": 0.1},
+    "clipped": {"clipnorm": 0.1},
+    "decayed": {"weight_decay": 0.1},
+    "averaged": {"use_ema": True, "ema_overwrite_frequency": 2},
+    "schedule": {"learning_rate": keras.optimizers.schedules.CosineDecay(0.3, 4)},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", ADAMS)
+def test_one_operation_a_weight_makes_the_updates_of_keras(case, dtype):
+    options = {"learning_rate": 0.1, **ADAMS[case]}
+    plain = lambda optimizer: contextlib.nullcontext()  # noqa: E731
+    expected, types = updated(keras.optimizers.Adam(**options), dtype, plain)
+    assert "ResourceApplyAdam" not in types
+    found, types = updated(keras.optimizers.Adam(**options), dtype, one_operation_a_weight)
+    assert types.count("ResourceApplyAdam") == 2
+    # Weights move by 0.1 a step. Keras rounds its constants to float32, where 1 - 0.999 has four
+    # digits; see the next test.
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
+
+
+def test_in_float64_the_updates_are_those_of_the_formula():
+    rate = 0.125  # Keras keeps it in float32, which has this one.
+    (found, *_), _ = updated(keras.optimizers.Adam(rate), "float64", one_operation_a_weight)
+    weight, m, v = normal(3, 2).astype("float64"), 0.0, 0.0
+    for n in range(1, 6):
+        g = normal(3, 2, seed=n).astype("float64")
+        m, v = m + 0.1 * (g - m), v + 0.001 * (g**2 - v)
+        unbiased = np.sqrt(1 - 0.999**n) / (1 - 0.9**n)
+        weight = weight - rate * unbiased * m / (np.sqrt(v) + 1e-7)
+    np.testing.assert_allclose(found, weight, rtol=1e-12)
+
+
+def test_of_other_optimizers_nothing_is_changed():
+    class Own(keras.optimizers.Adam):
+        pass
+
+    for optimizer in (
+        Own(0.1),
+        keras.optimizers.Adam(0.1, amsgrad=True),
+        keras.optimizers.Nadam(0.1),
+    ):
+        _, types = updated(optimizer, "float32", one_operation_a_weight, steps=1)
+        assert "ResourceApplyAdam" not in types
+    optimizer = keras.optimizers.AdamW(0.1)
+    _, types = updated(optimizer, "float32", one_operation_a_weight, steps=1)
+    assert types.count("ResourceApplyAdam") == 2
+    assert "update_step" not in vars(optimizer)  # Taken back after the block.
+
+
+def test_sparse_gradients_are_taken():
+    weight, optimizer = keras.Variable(np.ones([3, 2])), keras.optimizers.Adam(0.1)
+    optimizer.build([weight])
+    with one_operation_a_weight(optimizer):
+        slices = tf.IndexedSlices(tf.ones([1, 2]), tf.constant([1]), tf.constant([3, 2]))
+        optimizer.apply([slices], [weight])
+    np.testing.assert_allclose(weight.numpy(), [[1, 1], [0.9, 0.9], [1, 1]], atol=1e-6)
+
+
+def test_a_flow_is_trained_so_whatever_scales_its_loss():
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-3))
+    for chosen in (keras.optimizers.Adam(1e-3), optimizer):
+        model = FlowModel(flows.real_nvp(2, layers=1, hidden_units=(4,), seed=0))
+        model.compile(chosen)
+        model.build_optimizer()
+        graph = tf.function(model.train_step).get_concrete_function(tf.ones([8, 2])).graph
+        functions = graph.as_graph_def().library.function
+        types = [node.op for f in functions for node in f.node_def]
+        assert types.count("ResourceApplyAdam") == len(model.trainable_variables)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -20,15 +20,14 @@ from tfp_flows.distributions.steps import chain_steps
 
 tfd = tfp.distributions
 
-__all__ = ["StopOnNonFinite", "explain_non_finite", "finite_parts"]
+__all__ = ["StopOnNonFinite", "all_finite", "explain_non_finite"]
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
     """End training when the loss is NaN or infinite: say why, and go back to the best weights.
 
-    `FlowModel.fit` puts it into every training. Its training step changes nothing once a loss is
-    not finite, so that the weights that made it are still there to be examined; of gradients that
-    are not finite at a finite loss, those of other weights are applied once.
+    `FlowModel.fit` puts it into every training. Its training step changes nothing once a loss or a
+    gradient is not finite, so that the weights that made it are still there to be examined.
 
     Args:
       explain: called once the loss is bad, returns a sentence for the warning.
@@ -66,17 +65,11 @@ class StopOnNonFinite(keras.callbacks.Callback):
             self._best, self._weights = value, self.model.get_weights()
 
 
-def finite_parts(gradients: Sequence[Any]) -> tuple[list[Any], list[tf.Tensor]]:
-    """Gradients, with zeros for those that are not finite, and whether each is."""
-    found, finite = [], []
-    for gradient in gradients:
-        if gradient is not None:
-            gradient = tf.convert_to_tensor(gradient)
-            # Of finite numbers, a sum is finite, unless they are beyond use.
-            finite.append(tf.math.is_finite(tf.reduce_sum(gradient)))
-            gradient = tf.where(finite[-1], gradient, tf.zeros([], gradient.dtype))
-        found.append(gradient)
-    return found, finite
+def all_finite(tensors: Iterable[Any]) -> tf.Tensor:
+    """Whether all numbers in all tensors are finite, those left out that are None."""
+    # Of finite numbers, a sum is finite, unless they are beyond use.
+    sums = [tf.reduce_sum(tensor) for tensor in tensors if tensor is not None]
+    return tf.math.is_finite(tf.add_n([tf.cast(part, tf.float64) for part in sums]))
 
 
 def explain_non_finite(

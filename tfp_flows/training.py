@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_flows.adam import one_operation_a_weight
 from tfp_flows.batches import (
     arrays_of,
     check_finite,
@@ -20,7 +21,7 @@ from tfp_flows.batches import (
     split_off,
     unpack,
 )
-from tfp_flows.guard import StopOnNonFinite, finite_parts
+from tfp_flows.guard import StopOnNonFinite, all_finite
 
 __all__ = ["MaximumLikelihood"]
 
@@ -56,9 +57,9 @@ class MaximumLikelihood(keras.Model):
         return loss
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One update, which is left out if a loss of this epoch was not finite.
+        """One update, which is left out, with a loss of NaN, if a number of it is not finite.
 
-        A gradient that is not finite counts as 0, and the loss is reported as NaN.
+        It is left out, too, after a loss of this epoch that was not finite.
         """
         inputs, weight = unpack(data)
         weights = self.trainable_weights
@@ -68,20 +69,18 @@ class MaximumLikelihood(keras.Model):
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, weights)
         # Of many steps at a time, those after the first bad loss change nothing either.
-        so_far = tf.cast(self._loss_tracker.total, loss.dtype)
-        finite = [tf.math.is_finite(loss + so_far)]
+        numbers = [loss, self._loss_tracker.total]
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # That optimizer meets infinite gradients in its search for a scale, and skips them.
-            gradients, finite_gradients = finite_parts(gradients)
-            finite += finite_gradients
+            numbers += gradients
+        finite = all_finite(numbers)
 
         def update() -> None:
-            self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+            with one_operation_a_weight(self.optimizer):
+                self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
 
-        # Of the loss alone, which is known early: with a condition on all gradients, the first
-        # update would wait for the last gradient.
-        tf.cond(finite[0], update, lambda: None)
-        loss = tf.where(tf.reduce_all(finite), loss, tf.constant(np.nan, loss.dtype))
+        tf.cond(finite, update, lambda: None)
+        loss = tf.where(finite, loss, tf.constant(np.nan, loss.dtype))
         self._loss_tracker.update_state(loss, sample_weight=tf.size(log_prob))
         return self.compute_metrics(inputs, None, log_prob, weight)
 

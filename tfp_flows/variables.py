@@ -15,11 +15,20 @@ def find(distribution: tfp.distributions.Distribution) -> list[tf.Variable]:
     The order is fixed by how the distribution was made, so that weights saved in one process fit
     in another.
     """
-    x = distribution.sample(1, seed=(0, 0))
     with tf.GradientTape() as tape:
-        distribution.log_prob(tf.identity(x))  # Makes networks that are built lazily build now.
+        # Makes networks that are built lazily build now.
+        distribution.log_prob(tf.identity(_any_event(distribution)))
     found = [*distribution.variables, *tape.watched_variables()]
     return [reference.deref() for reference in dict.fromkeys(v.ref() for v in found)]
+
+
+def _any_event(distribution: tfp.distributions.Distribution) -> tf.Tensor:
+    """One event; in the support only where that is checked, for samples may take long to draw."""
+    checked = any(getattr(part, "validate_args", False) for part in distribution.submodules)
+    shape = distribution.event_shape
+    if checked or not shape.is_fully_defined() or getattr(distribution, "validate_args", False):
+        return distribution.sample(1, seed=(0, 0))
+    return tf.zeros([1, *distribution.batch_shape, *shape], distribution.dtype)
 
 
 def adopt(variables: list[tf.Variable]) -> list[keras.Variable]:

@@ -36,15 +36,30 @@ class _ParameterNetwork(keras.layers.Layer):
         if not transposed and spread is None:
             return self.head(features)
         features = tf.cast(features, self.head.variable_dtype)
-        kernel, bias = self.head.kernel.value, self.head.bias.value
+        kernel, bias = map(tf.convert_to_tensor, (self.head.kernel.value, self.head.bias.value))
         if transposed:
-            return tf.matmul(kernel, features, transpose_a=True, transpose_b=True) + bias[:, None]
+            return _transposed_dense(features, kernel, bias)
         # The weights, not the many rows, are spread.
         kernel, bias = (
             tf.reshape(tf.matmul(tf.reshape(w, [-1, spread.shape[0]]), spread), [rows, -1])
             for w, rows in ((kernel, kernel.shape[0]), (bias, 1))
         )
         return tf.matmul(features, kernel) + bias
+
+
+@tf.custom_gradient
+def _transposed_dense(features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tuple:
+    """`(features @ kernel + bias)ᵀ`."""
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        ones = tf.ones([tf.shape(upstream)[1], 1], upstream.dtype)
+        return (
+            tf.matmul(upstream, kernel, transpose_a=True, transpose_b=True),
+            tf.matmul(features, upstream, transpose_a=True, transpose_b=True),
+            tf.matmul(upstream, ones)[:, 0],  # A sum, in a tenth of the time of `tf.reduce_sum`.
+        )
+
+    return tf.matmul(kernel, features, transpose_a=True, transpose_b=True) + bias[:, None], gradient
 
 
 class Conditioner(tf.Module):

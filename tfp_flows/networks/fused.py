@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import threading
 from collections.abc import Callable, Hashable, Iterator
 
+import numpy as np
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
 
 __all__ = ["call_fused", "without_fusion"]
 
@@ -23,19 +26,23 @@ _enabled = contextvars.ContextVar("fusion", default=True)
 def call_fused(function: Callable, key: Hashable, *tensors: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """`function(key, *tensors)`: compiled by XLA inside a `tf.function`, plain outside.
 
-    The function is elementwise, and its results have the shape of the first tensor. Layers with
-    equal keys and shapes share what is traced and compiled. An axis of unknown size is filled up
-    with zeros to a multiple of 128: XLA compiles for every size anew, for a second or more, and
-    batches at the end of the data come in all sizes.
+    The function is elementwise, and each result has the shape of the first tensor of its rank.
+    Layers with equal keys and shapes share what is traced and compiled, in a thread beside the
+    tracing of the rest. An axis of unknown size is filled up with zeros to a multiple of 128: XLA
+    compiles for every size anew, for a second or more, and batches at the end of the data come in
+    all sizes.
     """
     if not (tf.inside_function() and _enabled.get()):
         return function(key, *tensors)
     if all(tensor.shape.is_fully_defined() for tensor in tensors):
+        if not in_xla():
+            _compile_ahead(function, key, *(tf.TensorSpec(t.shape, t.dtype) for t in tensors))
         return _compiled(function, key)(*tensors)
     results = []
     for filled in _compiled(function, key)(*map(_filled_up, tensors)):
-        result = tf.slice(filled, tf.zeros_like(tf.shape(filled)), tf.shape(tensors[0]))
-        results.append(tf.ensure_shape(result, tensors[0].shape))
+        like = next(tensor for tensor in tensors if tensor.shape.rank == filled.shape.rank)
+        result = tf.slice(filled, tf.zeros_like(tf.shape(filled)), tf.shape(like))
+        results.append(tf.ensure_shape(result, like.shape))
     return tuple(results)
 
 
@@ -48,6 +55,22 @@ def _filled_up(tensor: tf.Tensor) -> tf.Tensor:
 @functools.cache
 def _compiled(function: Callable, key: Hashable) -> Callable:
     return tf.function(functools.partial(function, key), jit_compile=True, autograph=False)
+
+
+@functools.cache
+def _compile_ahead(function: Callable, key: Hashable, *specs: tf.TensorSpec) -> None:
+    """Let another thread run the function once, of zeros: XLA compiles while the rest is traced."""
+    # XLA takes what a graph calls for the same only if a graph called it before.
+    graph = tf.function(_compiled(function, key), autograph=False)
+    with tf.init_scope():
+        traced = graph.get_concrete_function(*specs)
+    zeros = [np.zeros(spec.shape, spec.dtype.as_numpy_dtype) for spec in specs]
+    threading.Thread(target=lambda: traced(*map(tf.constant, zeros))).start()
+
+
+def in_xla() -> bool:
+    """Whether the graph that is being made will be compiled by XLA as a whole."""
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 @contextlib.contextmanager

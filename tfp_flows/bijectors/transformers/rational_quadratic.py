@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from tfp_flows.bijectors.transformers.base import Pair, Transformer, check_positive
 from tfp_flows.bijectors.transformers.rational_quadratic_kernel import Grid, spline
-from tfp_flows.networks.fused import call_fused
 
 __all__ = ["RationalQuadraticSpline"]
 
@@ -115,7 +114,7 @@ class RationalQuadraticSpline(Spline):
             return super()._map(value, parameters, in_bin, search=search)
         offset = slope_offset(self.min_slope)
         grid = Grid(self.bins, self.bound, self.min_bin, self.min_slope, offset, search == 1)
-        return call_fused(spline, grid, value, parameters)
+        return spline(grid, value, parameters)
 
     def _bin(self, value: tf.Tensor, parameters: tf.Tensor, *, search: int) -> list[tf.Tensor]:
         bins = self.bins

@@ -7,13 +7,13 @@ compared unnormalized, and only the bin that is found is brought to scale.
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tfp_flows.bijectors.transformers.base import Pair
+from tfp_flows.networks.fused import call_fused
 
 __all__ = ["Grid", "spline"]
 
@@ -53,16 +53,21 @@ def spline(grid: Grid, value: tf.Tensor, parameters: tf.Tensor) -> Pair:
 
     @tf.custom_gradient
     def mapped(value: tf.Tensor, parameters: tf.Tensor) -> tuple:
-        inside = tf.abs(value) < grid.bound
-        result, log_slope = _evaluate(_find(value, parameters, grid).at, grid)
-        zeros = tf.zeros_like(log_slope)
-        result = tf.where(inside, result, value), tf.where(inside, log_slope, zeros)
-        return result, functools.partial(_spline_gradient, grid, value, parameters)
+        def gradient(upstream: tf.Tensor, log_upstream: tf.Tensor) -> Pair:
+            return call_fused(_gradients, grid, value, parameters, upstream, log_upstream)
+
+        return call_fused(_values, grid, value, parameters), gradient
 
     return mapped(value, parameters)
 
 
-def _spline_gradient(
+def _values(grid: Grid, value: tf.Tensor, parameters: tf.Tensor) -> Pair:
+    inside = tf.abs(value) < grid.bound
+    result, log_slope = _evaluate(_find(value, parameters, grid).at, grid)
+    return tf.where(inside, result, value), tf.where(inside, log_slope, tf.zeros_like(log_slope))
+
+
+def _gradients(
     grid: Grid,
     value: tf.Tensor,
     parameters: tf.Tensor,
@@ -73,7 +78,7 @@ def _spline_gradient(
     found = _find(value, parameters, grid)
     inside, zeros = tf.abs(value) < grid.bound, tf.zeros_like(upstream)
     inner = tf.where(inside, upstream, zeros), tf.where(inside, log_upstream, zeros)
-    back, (g_x, g_y, g_w, g_h, g_d0, g_d1) = _gradient(*inner, found.at, grid)
+    back, (g_x, g_y, g_w, g_h, g_d0, g_d1) = _gradient_in_bin(*inner, found.at, grid)
     parts = _weights_gradient(g_x, g_w, found.widths, found.beyond, grid)
     parts += _weights_gradient(g_y, g_h, found.heights, found.beyond, grid)
     parts += _slopes_gradient(g_d0, g_d1, found, grid)
@@ -174,7 +179,7 @@ def _quotient(at: _Bin) -> Pair:
     return q, at.d1 * t * t + 2 * at.s * t * u + at.d0 * u * u
 
 
-def _gradient(
+def _gradient_in_bin(
     upstream: tf.Tensor, log_upstream: tf.Tensor, at: _Bin, grid: Grid
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Gradients by the value and by the bin's `x`, `y`, `w`, `h`, `d0`, `d1`.
