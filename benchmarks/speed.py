@@ -53,7 +53,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.2, help="for a task, in every round")
-    parser.add_argument("--starts", type=int, default=1, help="processes a program, first steps")
+    parser.add_argument("--starts", type=int, default=2, help="processes a program, first steps")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds that a call may take")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(

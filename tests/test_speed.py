@@ -73,6 +73,16 @@ def test_a_coupling_takes_infinite_values_column_by_column():
         np.testing.assert_allclose(layer.inverse(y), y, rtol=1e-6)
 
 
+def test_a_light_transformer_must_start_as_the_identity():
+    class Doubled(transformers.Affine):
+        def inverse(self, y, parameters):
+            x, log_det = super().inverse(y, parameters)
+            return 2 * x, log_det + tf.math.log(2.0)
+
+    with pytest.raises(ValueError, match="`transformer` must be the identity for zero parameters"):
+        bijectors.Coupling(4, Doubled())
+
+
 # The spline.
 
 
@@ -119,8 +129,8 @@ def test_only_the_spline_is_compiled_and_only_in_graphs():
     def twice(factor, x):
         return (factor * x if tf.inside_function() else x / 0,)
 
-    np.testing.assert_array_equal(call_fused(twice, 2.0, tf.constant(1.0)), [np.inf])
-    function = tf.function(lambda x: call_fused(twice, 2.0, x)[0])
+    np.testing.assert_array_equal(call_fused(twice, 2.0, tf.constant(1.0), shapes=[0]), [np.inf])
+    function = tf.function(lambda x: call_fused(twice, 2.0, x, shapes=[0])[0])
     assert function(tf.constant(3.0)) == 6.0
     calls = [
         op
@@ -148,7 +158,10 @@ def test_what_is_compiled_ahead_is_what_the_graph_calls(monkeypatch):
         return (factor * x,)
 
     function = tf.function(
-        lambda x: call_fused(tripled, 3.0, 2 * x)[0] + call_fused(tripled, 3.0, x)[0]
+        lambda x: (
+            call_fused(tripled, 3.0, 2 * x, shapes=[0])[0]
+            + call_fused(tripled, 3.0, x, shapes=[0])[0]
+        )
     )
     names = compiled_names(function.get_concrete_function(tf.TensorSpec([4])).graph)
     assert len(names) == len(threads) == 1
@@ -166,7 +179,9 @@ def test_nothing_is_compiled_ahead_where_xla_compiles_everything(monkeypatch):
         return (factor * x,)
 
     monkeypatch.setattr(fused, "_compile_ahead", pytest.fail)
-    function = tf.function(lambda x: call_fused(quadrupled, 4.0, x)[0], jit_compile=True)
+    function = tf.function(
+        lambda x: call_fused(quadrupled, 4.0, x, shapes=[0])[0], jit_compile=True
+    )
     np.testing.assert_array_equal(function(tf.ones([4])), [4.0] * 4)
 
 
@@ -440,6 +455,54 @@ def test_evaluation_is_of_all_rows_whatever_runs_at_a_time():
         assert history["val_loss"] == pytest.approx([expected], abs=1e-5)
         assert model.evaluate(x, batch_size=10, verbose=0) == pytest.approx(expected, abs=1e-5)
         assert model.predict(x, batch_size=10, verbose=0).shape == (70,)
+
+
+# Sampling of autoregressive layers.
+
+
+SOLVED = {
+    "plain": {},
+    "context": {"context_size": 2},
+    "residual": {"residual": True, "conditioner": (8, 8, 8)},
+    "blocks": {"passes": 3},
+    "other order": {"order": "random"},
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "rows"), [*((case, 6) for case in SOLVED), ("plain", None), ("context", None)]
+)
+def test_the_compiled_loop_is_the_plain_one_with_its_gradient(case, rows):
+    options = {"conditioner": (8, 8), "dtype": "float64", "seed": 0, **SOLVED[case]}
+    layer = bijectors.MaskedAutoregressive(5, transformers.Affine(), **options)
+    for i, variable in enumerate(layer.trainable_variables):
+        variable.assign(normal(*variable.shape, seed=i, dtype="float64", scale=0.5))
+    given = {"context": tf.constant(normal(6, 2, dtype="float64"))} if "context" in case else {}
+    weight = normal(6, 5, dtype="float64")
+
+    def values_and_gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer.forward(x, **given)
+            log_det = layer.forward_log_det_jacobian(x, event_ndims=1, **given)
+            total = tf.reduce_sum(weight * y) + tf.reduce_sum(log_det**2)
+        return y, log_det, *tape.gradient(total, [x, *layer.trainable_variables])
+
+    x = tf.constant(normal(6, 5, seed=1, dtype="float64"))
+    compiled = tf.function(
+        values_and_gradients, input_signature=[tf.TensorSpec([rows, 5], tf.float64)]
+    )
+    functions = compiled.get_concrete_function().graph.as_graph_def().library.function
+    assert any(f.attr["_XlaMustCompile"].b for f in functions)
+    for found, expected in zip(compiled(x), values_and_gradients(x), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_layers_share_what_is_compiled_to_sample_them():
+    flow = flows.maf(4, layers=5, hidden_units=(8, 8), seed=0)
+    graph = tf.function(lambda: flow.sample(10, seed=0)).get_concrete_function().graph
+    functions = graph.as_graph_def().library.function
+    assert sum(f.attr["_XlaMustCompile"].b for f in functions) == 1
 
 
 # Adam.

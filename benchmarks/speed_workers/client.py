@@ -153,8 +153,7 @@ def start(result: Result, tasks: Sequence[str], machine: Machine) -> tuple[Worke
         return None, []
     result.parameters, result.chosen = built["parameters"], built["chosen"]
     result.remark = built["note"]
-    for name in AT_START:
-        result.times.setdefault(name, []).append(built[name])
+    at_start = {name: built[name] for name in AT_START}
     for task in [task for task in tasks if task in built["tasks"]]:
         try:
             worker.ask({"task": task, "seconds": 0})
@@ -164,6 +163,8 @@ def start(result: Result, tasks: Sequence[str], machine: Machine) -> tuple[Worke
             return start(result, [other for other in tasks if other != task], machine)
         except Failure as failure:
             result.fail(f"{task}: {failure}")
+    for name, value in at_start.items():
+        result.times.setdefault(name, []).append(value)
     return worker, ready
 
 
@@ -198,12 +199,14 @@ def measure(
             if worker is not None:
                 stack.callback(worker.close)
                 running.append((result, worker, ready))
-        for task, (result, worker, _) in turns(timed, running, rounds):
+        for task, (result, worker, ready) in turns(timed, running, rounds):
             try:
                 answer = worker.ask({"task": task, "seconds": machine.seconds})
                 result.times.setdefault(task, []).append(answer["milliseconds"])
             except Failure as failure:
                 result.fail(f"{task}: {failure}")
+                ready.remove(task)
+                result.times.pop(task, None)  # Ratios are of rounds: all of them, or none.
     return results
 
 

@@ -75,6 +75,7 @@ class Ratio(NamedTuple):
 
     @classmethod
     def of(cls, ours: Result, other: Result, task: str) -> Ratio:
+        # Of starts there can be more of the one than of the other.
         pairs = zip(ours.times[task], other.times[task], strict=False)
         ratios = [a / b for a, b in pairs]
         return cls(statistics.median(ratios), min(ratios), max(ratios))

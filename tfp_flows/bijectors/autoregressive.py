@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -136,10 +137,18 @@ class MaskedAutoregressive(Bijector):
         self, x: tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         x, context = self._check(x, context)
-        y, log_det = self.conditioner.solve(self.transformer.forward, x, context)
+        light = self.transformer.light
+        transform = _shared_forward(self.transformer) if light else self.transformer.forward
+        y, log_det = self.conditioner.solve(transform, x, context, fuse=light)
         return y, mark_missing(tf.reduce_sum(log_det, -1), context)
 
     def _check(self, x: tf.Tensor, context: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor | None]:
         check_event_size(self, x, self.event_size)
         context = check_context(self, context, x.dtype)
         return x if context is None else match_batch(x, context), context
+
+
+@functools.cache
+def _shared_forward(transformer: Transformer) -> Callable:
+    """One function for all equal transformers, so that layers share what is compiled for it."""
+    return transformer.forward

@@ -100,6 +100,8 @@ class Coupling(Bijector):
             self.own_units = transformer.own_units
             self.mask = _mask(event_size, mask, flip, may_keep_none=context_size is not None)
             self._kept, self._moved = np.flatnonzero(self.mask), np.flatnonzero(~self.mask)
+            if transformer.light:
+                _check_identity(transformer, dtype)
             if transformer.own_units and not isinstance(conditioner, PeriodicFeatures):
                 conditioner = _periodic(conditioner, len(self._kept), dtype.name, seed)
             shape = (transformer.parameter_count, len(self._moved))
@@ -160,6 +162,18 @@ class Coupling(Bijector):
         moved, log_det = direction(moved, parameters)
         y = reorder(tf.concat([kept, moved], 0), np.argsort(order))
         return from_rows(y, x), tf.reshape(tf.reduce_sum(log_det, 0), ps.shape(x)[:-1])
+
+
+def _check_identity(transformer: Transformer, dtype: tf.DType) -> None:
+    """Raise a ValueError unless zero parameters are the identity: kept columns have these."""
+    with tf.init_scope():  # Also where the coupling is made in a `tf.function`.
+        x = tf.constant([[-2.0, 0.5]], dtype)
+        y, log_det = transformer.inverse(x, tf.zeros([1, transformer.parameter_count, 2], dtype))
+    if not (np.array_equal(y, x) and np.all(log_det == 0)):
+        raise ValueError(
+            "`transformer` must be the identity for zero parameters where it says it is `light`. "
+            f"Received: {transformer!r}, which maps {x[0]} to {y[0]}"
+        )
 
 
 def _periodic(

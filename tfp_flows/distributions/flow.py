@@ -197,11 +197,11 @@ class Flow(_TransformedDistribution):
         value = tf.convert_to_tensor(value, dtype_hint=self.dtype)
         if context is not None:
             context = tf.convert_to_tensor(context, dtype_hint=self.dtype)
-        if not (value.shape.rank == 2 and self.event_shape.rank == 1 and rows_are_alone(self)):
+        if not rows_are_alone(self):
             return of_rows(value, context)
         if context is None:
             return in_halves(of_rows, value)
-        if context.shape.rank != 2 or self._embedding is not None:
+        if value.shape.rank != 2 or context.shape.rank != 2 or self._embedding is not None:
             return of_rows(value, context)
         return in_halves(of_rows, match_batch(value, context), match_batch(context, value))
 
@@ -248,6 +248,22 @@ class Flow(_TransformedDistribution):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """`sample_and_log_prob` under TFP's name, with TFP's order of arguments."""
         return self.sample_and_log_prob(sample_shape, context, seed, name)
+
+    def _call_sample_n(self, sample_shape: Any, seed: Any) -> tf.Tensor:
+        if not rows_are_alone(self):
+            return super()._call_sample_n(sample_shape, seed)
+        return in_halves(self.bijector.forward, self.distribution.sample(sample_shape, seed))
+
+    def _sample_and_log_prob(self, sample_shape: Any, seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        if not (self.bijector._is_injective and rows_are_alone(self)):
+            return super()._sample_and_log_prob(sample_shape, seed)
+
+        def of_rows(x: tf.Tensor, log_prob: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            y = self.bijector.forward(x)
+            return y, log_prob - self.bijector.forward_log_det_jacobian(x, event_ndims=1)
+
+        base = self.distribution
+        return in_halves(of_rows, *base.experimental_sample_and_log_prob(sample_shape, seed))
 
     def _log_prob(self, y: tf.Tensor) -> tf.Tensor:
         # A new tensor is unknown to TFP's caches, which look inputs up by identity.

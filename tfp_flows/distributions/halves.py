@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -28,33 +29,36 @@ _ROW_BY_ROW = (
 )
 
 
-def in_halves(function: Callable[..., tf.Tensor], *batches: tf.Tensor) -> tf.Tensor:
-    """`function(*batches)`, a value a row, of the two halves of the rows, one beside the other.
+def in_halves(function: Callable, *batches: tf.Tensor) -> Any:
+    """`function(*batches)`, tensors of as many rows, of both halves, one beside the other.
 
     The layers of a flow wait for each other, and the products in them are too small to share among
     cores well. Two halves do not wait for each other: on two cores, a flow of 10 layers of 2×128
     units takes three quarters of the time. Only in graphs on CPU; everywhere else, of less than 128
-    rows, and on one core, this is `function(*batches)`.
+    rows, where the first tensor is no matrix, and on one core, this is `function(*batches)`.
     """
+    if batches[0].shape.rank != 2 or not _pays():
+        return function(*batches)
     rows = batches[0].shape[0]
-    if not _pays() or (rows is not None and rows < _MIN_ROWS):
+    if rows is not None and rows < _MIN_ROWS:
         return function(*batches)
     total = tf.shape(batches[0])[0] if rows is None else rows
     sizes = [total // 2, total - total // 2]
     # A function of its own is traced once for both halves.
     half = tf.function(function, autograph=False)
     parts = zip(*(tf.split(batch, sizes) for batch in batches), strict=True)
-    return tf.concat([half(*part) for part in parts], 0)
+    results = [half(*part) for part in parts]
+    return tf.nest.map_structure(lambda *of_halves: tf.concat(of_halves, 0), *results)
 
 
 def rows_are_alone(flow: tfp.distributions.Distribution) -> bool:
-    """Whether each row's density is computed without the others, and nothing else is.
+    """Whether each row, an event of rank 1, is computed without the others, and nothing else is.
 
     Not so with a batch of distributions, with batch normalization, whose moments are of all rows,
     and with losses of layers. Layers and bijectors that we do not know are taken to be of that
     kind.
     """
-    if flow.batch_shape != ():
+    if flow.batch_shape != () or flow.event_shape.rank != 1:
         return False
     modules = flow.submodules
     bijectors = [module for module in modules if isinstance(module, tfp.bijectors.Bijector)]

@@ -80,7 +80,12 @@ class AutoregressiveConditioner(Conditioner):
             self._check_zeros(dtype)
 
     def solve(
-        self, transform: Transform, x: tf.Tensor, context: tf.Tensor | None = None
+        self,
+        transform: Transform,
+        x: tf.Tensor,
+        context: tf.Tensor | None = None,
+        *,
+        fuse: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The `y` with `y = transform(x, parameters of y)`, and its elementwise log-slope.
 
@@ -91,8 +96,11 @@ class AutoregressiveConditioner(Conditioner):
             context = match_batch(context, x)
             context = tf.reshape(context, [-1, context.shape[-1]])
         x = tf.reshape(x, [-1, size])
+        if context is not None:  # Both know of the rows what one of them knows.
+            x = tf.ensure_shape(x, [context.shape[0], size])
+            context = tf.ensure_shape(context, [x.shape[0], context.shape[-1]])
         if isinstance(self.layer, MADE) and not self.layer.harmonics:
-            y, log_det = solve(self.layer, transform, x, context)
+            y, log_det = solve(self.layer, transform, x, context, fuse=fuse)
         else:
             y, log_det = solve_by_passes(
                 lambda y: Conditioner.__call__(self, y, context), transform, x

@@ -1,8 +1,9 @@
-"""Arithmetic that XLA fuses to one loop, inside graphs whose other operations it leaves alone.
+"""Many small operations that XLA compiles to few, inside graphs whose others it leaves alone.
 
-A spline is some 200 elementwise operations: alone, each writes its result to memory, and fused,
-they take a fifth of the time. Networks gain nothing from XLA on CPU, and compile slowly. So only
-what is elementwise is compiled, once for every shape, and the flow around it stays a plain graph.
+A spline is some 200 elementwise operations: alone, each writes its result to memory, and compiled,
+they take a fifth of the time. The loop that samples an autoregressive layer is hundreds of products
+of small matrices. Whole networks gain nothing from XLA on CPU, and compile slowly. So only such
+pieces are compiled, once for every shape, and the flow around them stays a plain graph.
 """
 
 from __future__ import annotations
@@ -11,37 +12,48 @@ import contextlib
 import contextvars
 import functools
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-__all__ = ["call_fused", "without_fusion"]
+__all__ = ["call_fused", "fuses", "without_fusion"]
 
 _MULTIPLE = 128
 _enabled = contextvars.ContextVar("fusion", default=True)
 
 
-def call_fused(function: Callable, key: Hashable, *tensors: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def fuses() -> bool:
+    """Whether `call_fused` compiles: in a `tf.function` that XLA does not compile as a whole."""
+    return tf.inside_function() and _enabled.get() and not _in_xla()
+
+
+def call_fused(
+    function: Callable, key: Hashable, *tensors: tf.Tensor, shapes: Sequence[int]
+) -> tuple[tf.Tensor, ...]:
     """`function(key, *tensors)`: compiled by XLA inside a `tf.function`, plain outside.
 
-    The function is elementwise, and each result has the shape of the first tensor of its rank.
     Layers with equal keys and shapes share what is traced and compiled, in a thread beside the
-    tracing of the rest. An axis of unknown size is filled up with zeros to a multiple of 128: XLA
-    compiles for every size anew, for a second or more, and batches at the end of the data come in
-    all sizes.
+    tracing of the rest. An axis of unknown size, along which the function must be elementwise, is
+    filled up with zeros to a multiple of 128: XLA compiles for every size anew, for a second or
+    more, and batches at the end of the data come in all sizes.
+
+    Args:
+      function: returns a tuple of tensors.
+      key: whatever else it needs.
+      tensors: its arguments.
+      shapes: for every result, the number of the tensor that has its shape.
     """
-    if not (tf.inside_function() and _enabled.get()):
+    if not fuses():
         return function(key, *tensors)
     if all(tensor.shape.is_fully_defined() for tensor in tensors):
-        if not in_xla():
-            _compile_ahead(function, key, *(tf.TensorSpec(t.shape, t.dtype) for t in tensors))
+        _compile_ahead(function, key, *(tf.TensorSpec(t.shape, t.dtype) for t in tensors))
         return _compiled(function, key)(*tensors)
     results = []
-    for filled in _compiled(function, key)(*map(_filled_up, tensors)):
-        like = next(tensor for tensor in tensors if tensor.shape.rank == filled.shape.rank)
-        result = tf.slice(filled, tf.zeros_like(tf.shape(filled)), tf.shape(like))
+    filled = _compiled(function, key)(*map(_filled_up, tensors))
+    for result, like in zip(filled, (tensors[i] for i in shapes), strict=True):
+        result = tf.slice(result, tf.zeros_like(tf.shape(result)), tf.shape(like))
         results.append(tf.ensure_shape(result, like.shape))
     return tuple(results)
 
@@ -68,7 +80,7 @@ def _compile_ahead(function: Callable, key: Hashable, *specs: tf.TensorSpec) -> 
     threading.Thread(target=lambda: traced(*map(tf.constant, zeros))).start()
 
 
-def in_xla() -> bool:
+def _in_xla() -> bool:
     """Whether the graph that is being made will be compiled by XLA as a whole."""
     return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.internal import prefer_static as ps
 
+from tfp_flows.networks.fused import call_fused, fuses
 from tfp_flows.networks.made import MADE
 
 __all__ = ["solve", "solve_by_passes"]
@@ -21,7 +22,12 @@ _STEPS_A_TURN = 3
 
 
 def solve(
-    made: MADE, transform: Transform, x: tf.Tensor, context: tf.Tensor | None = None
+    made: MADE,
+    transform: Transform,
+    x: tf.Tensor,
+    context: tf.Tensor | None = None,
+    *,
+    fuse: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Find the `y` with `y_i = transform(x_i; parameters_i)`, `parameters = made(y)`.
 
@@ -38,6 +44,8 @@ def solve(
         `Transformer`'s methods.
       x: events `(batch, event_size)`.
       context: `(batch, context_size)`, if the network has context.
+      fuse: whether XLA shall compile the loop, in graphs: many steps of little work. Layers of the
+        same sizes share it if they have the same `transform`. For transforms of few operations.
 
     Returns:
       `y` and `log dy/dx`, both `(batch, event_size)`.
@@ -68,7 +76,11 @@ def solve(
         tf.reshape(bias[head:], [slots * block, made.parameter_count, 1]),
     )
 
-    later, later_log_det = _loop(made, transform, values[head:], hidden, output)
+    adds = tuple(map(made.adds, range(len(hidden))))
+    sizes = _Sizes(slots, block, made.parameter_count, made.compute_dtype, made.activation, adds)
+    run = _fused_loop if fuse and fuses() else _loop
+    tensors = tf.nest.flatten([hidden, output])
+    later, later_log_det = run((sizes, transform), values[head:], *tensors)
     y = tf.concat([done, later], 0)
     return _by_column(made, y, tf.concat([done_log_det, later_log_det], 0), batch)
 
@@ -94,15 +106,56 @@ class _Dense(NamedTuple):
     bias: tf.Tensor
 
 
+class _Sizes(NamedTuple):
+    """What the loop needs to know of a MADE; the same for most layers of a flow."""
+
+    slots: int
+    block: int
+    count: int
+    dtype: str
+    activation: Callable[[tf.Tensor], tf.Tensor]
+    adds: tuple[bool, ...]  # Of each hidden layer, whether the one two before is added.
+
+
+def _fused_loop(key: tuple[_Sizes, Transform], *tensors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`_loop`, compiled by XLA; its gradient runs it again, for XLA keeps what is inside a loop."""
+
+    @tf.custom_gradient
+    def solved(*tensors: tf.Tensor) -> tuple:
+        def gradient(*upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            shapes = range(len(tensors))
+            return call_fused(_loop_gradients, key, *tensors, *upstream, shapes=shapes)
+
+        return call_fused(_loop, key, *tensors, shapes=(0, 0)), gradient
+
+    return solved(*tensors)
+
+
+def _loop_gradients(key: tuple[_Sizes, Transform], *tensors: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Gradients by all tensors but the last two, which are upstream."""
+    *sources, upstream, log_upstream = tensors
+    # Not a tape: functions may be traced where no tape records.
+    return tuple(
+        tf.gradients(
+            _loop(key, *sources),
+            sources,
+            [upstream, log_upstream],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+    )
+
+
 def _loop(
-    made: MADE, transform: Transform, x: tf.Tensor, hidden: list[_Dense], output: _Dense
+    key: tuple[_Sizes, Transform], x: tf.Tensor, *weights: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """All steps, `_STEPS_A_TURN` in a turn, which computes in bulk what earlier turns say to it."""
-    block, count, batch = made.block_size, made.parameter_count, ps.shape(x)[-1]
+    made, transform = key
+    *hidden, output = map(_Dense, weights[::2], weights[1::2])
+    block, count, batch = made.block, made.count, ps.shape(x)[-1]
     x = tf.reshape(x, [made.slots * block, batch])
     steps = min(_STEPS_A_TURN, made.slots)
     turns = -(-made.slots // steps)
-    dtype = made.compute_dtype
+    dtype = made.dtype
 
     def by_turn(rows: tf.Tensor) -> tf.Tensor:
         """`(slots * n, ...)` padded and split: `(turns, steps * n, ...)`."""
@@ -143,7 +196,7 @@ def _loop(
             for layer, width in enumerate(widths):
                 rows = slice(step * width, (step + 1) * width)
                 value = _add(sums[layer][rows], within[layer][rows], new[layer])
-                if made.adds(layer):
+                if made.adds[layer]:
                     value += pre_activations[layer - 2]
                 pre_activations.append(value)
                 new[layer + 1].append(made.activation(value))

@@ -54,9 +54,10 @@ def spline(grid: Grid, value: tf.Tensor, parameters: tf.Tensor) -> Pair:
     @tf.custom_gradient
     def mapped(value: tf.Tensor, parameters: tf.Tensor) -> tuple:
         def gradient(upstream: tf.Tensor, log_upstream: tf.Tensor) -> Pair:
-            return call_fused(_gradients, grid, value, parameters, upstream, log_upstream)
+            upstreams = (upstream, log_upstream)
+            return call_fused(_gradients, grid, value, parameters, *upstreams, shapes=(0, 1))
 
-        return call_fused(_values, grid, value, parameters), gradient
+        return call_fused(_values, grid, value, parameters, shapes=(0, 0)), gradient
 
     return mapped(value, parameters)
 
