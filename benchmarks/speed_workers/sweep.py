@@ -9,7 +9,7 @@ from pathlib import Path
 
 from speed_workers.client import LIBRARIES, Machine, Result, measure
 from speed_workers.protocol import Setting
-from speed_workers.report import OURS, best, median, number, print_table
+from speed_workers.report import OURS, median, number, print_table
 
 SIZES = {
     "event_size": (2, 8, 32, 128, 512),
@@ -39,10 +39,7 @@ class Sweep:
 def run(
     settings: Sequence[Setting], field: str, task: str, machine: Machine, rounds: int
 ) -> tuple[Sweep, list[Result]]:
-    """Time `task` of all programs at every size of `field`; the best mode of each counts.
-
-    Of ours, the mode counts that the library chooses.
-    """
+    """Time `task` of all programs, one a library, at every size of `field`."""
     curves: dict[str, list[tuple[int, float]]] = {s.library: [] for s in settings}
     missing, everything = {}, []
     for size in SIZES[field]:
@@ -51,14 +48,12 @@ def run(
         for result in results:
             result.failures = [f"{TITLES[field]} {size}: {text}" for text in result.failures]
         everything += results
-        for library, curve in curves.items():
-            own = [r for r in results if r.setting.library == library]
-            chosen = [r for r in own if r.chosen]
-            fastest = best(chosen or own, task)
-            if fastest is not None:
-                curve.append((size, median(fastest, task)))
+        for result in results:
+            library = result.setting.library
+            if result.times.get(task):
+                curves[library].append((size, median(result, task)))
             else:
-                late = any(": > " in text for result in own for text in result.failures)
+                late = any(": > " in text for text in result.failures)
                 missing[library, size] = f"> {machine.limit:g} s" if late else "failed"
     return Sweep(settings[0].family, task, field, curves, missing), everything
 

@@ -252,7 +252,7 @@ class Flow(_TransformedDistribution):
     def _call_sample_n(self, sample_shape: Any, seed: Any) -> tf.Tensor:
         if not rows_are_alone(self):
             return super()._call_sample_n(sample_shape, seed)
-        return in_halves(self.bijector.forward, self.distribution.sample(sample_shape, seed))
+        return in_halves(self.bijector.forward, self.distribution.sample(sample_shape, seed=seed))
 
     def _sample_and_log_prob(self, sample_shape: Any, seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         if not (self.bijector._is_injective and rows_are_alone(self)):
@@ -263,7 +263,7 @@ class Flow(_TransformedDistribution):
             return y, log_prob - self.bijector.forward_log_det_jacobian(x, event_ndims=1)
 
         base = self.distribution
-        return in_halves(of_rows, *base.experimental_sample_and_log_prob(sample_shape, seed))
+        return in_halves(of_rows, *base.experimental_sample_and_log_prob(sample_shape, seed=seed))
 
     def _log_prob(self, y: tf.Tensor) -> tf.Tensor:
         # A new tensor is unknown to TFP's caches, which look inputs up by identity.
