@@ -113,6 +113,25 @@ def test_the_spline_is_the_plain_formula_with_its_gradient(bins, direction, mode
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(("rows", "known"), [(None, 100), (100, None)])
+def test_gradients_may_know_more_or_less_of_their_shape(rows, known):
+    spline = transformers.RationalQuadraticSpline(bins=4)
+    x, parameters = tf.constant(normal(100)), tf.constant(normal(11, 100, seed=1))
+    upstream = tf.constant(normal(100, seed=2))
+
+    def gradients(x, parameters, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch([x, parameters])
+            y, _ = spline.inverse(x, parameters)
+        return tape.gradient(y, [x, parameters], upstream)
+
+    shapes = [rows], [11, rows], [known]
+    signature = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
+    found = tf.function(gradients, input_signature=signature)(x, parameters, upstream)
+    for a, b in zip(found, gradients(x, parameters, upstream), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 def test_shared_parameters_take_the_plain_way():
     spline = transformers.RationalQuadraticSpline()
     x, parameters = normal(5, 4), normal(1, spline.parameter_count, 4)
@@ -244,6 +263,38 @@ def test_halves_give_the_gradients_of_the_whole(conditional):
 
     for found, expected in zip(tf.function(gradients)(), gradients(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), 128, 201, [2, 100], [[128]]])
+def test_draws_in_halves_are_those_of_the_whole(shape):
+    flow = flows.real_nvp(3, layers=2, hidden_units=(8,), seed=0)
+    for i, variable in enumerate(flow.trainable_variables):
+        variable.assign_add(tf.random.stateless_normal(variable.shape, (0, i), stddev=0.2))
+    shape = tf.constant(shape[0]) if np.ndim(shape) == 2 else shape  # A tensor.
+    draw, draw_both = (
+        tf.function(lambda shape, method=method: method(shape, seed=1))
+        for method in (flow.sample, flow.sample_and_log_prob)
+    )
+    x = flow.sample(shape, seed=1)
+    np.testing.assert_allclose(draw(shape), x, rtol=1e-5, atol=1e-5)
+    found, log_prob = draw_both(shape)
+    np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(log_prob, flow.log_prob(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_flow_may_change_the_rank_of_events():
+    base = tfd.Sample(tfd.Normal(0.0, 1.0), [200, 3])
+    chain = tfp.bijectors.Chain(
+        [tfp.bijectors.Scale(2.0), tfp.bijectors.Reshape([600], event_shape_in=[200, 3])]
+    )
+    flow = Flow(base, chain)
+    for shape in ((), 300):
+        x, log_prob = flow.sample_and_log_prob(shape, seed=0)
+        expected = tf.reduce_sum(tfd.Normal(0.0, 2.0).log_prob(x), -1)
+        draw = tf.function(lambda shape=shape: flow.sample_and_log_prob(shape, seed=0))
+        np.testing.assert_array_equal(draw()[0], x)
+        for found in (log_prob, draw()[1], flow.log_prob(x), tf.function(flow.log_prob)(x)):
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_halves_are_taken_where_they_pay(monkeypatch):
@@ -480,22 +531,65 @@ def test_the_compiled_loop_is_the_plain_one_with_its_gradient(case, rows):
     given = {"context": tf.constant(normal(6, 2, dtype="float64"))} if "context" in case else {}
     weight = normal(6, 5, dtype="float64")
 
-    def values_and_gradients(x):
+    def plain(x):
+        log_det = layer.forward_log_det_jacobian(x, event_ndims=1, **given)
+        return layer.forward(x, **given), log_det
+
+    # Traced where no tape records, and differentiated later.
+    compiled = tf.function(plain, input_signature=[tf.TensorSpec([rows, 5], tf.float64)])
+    functions = compiled.get_concrete_function().graph.as_graph_def().library.function
+    assert any(f.attr["_XlaMustCompile"].b for f in functions)
+
+    def values_and_gradients(function, x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = layer.forward(x, **given)
-            log_det = layer.forward_log_det_jacobian(x, event_ndims=1, **given)
+            y, log_det = function(x)
             total = tf.reduce_sum(weight * y) + tf.reduce_sum(log_det**2)
         return y, log_det, *tape.gradient(total, [x, *layer.trainable_variables])
 
     x = tf.constant(normal(6, 5, seed=1, dtype="float64"))
-    compiled = tf.function(
-        values_and_gradients, input_signature=[tf.TensorSpec([rows, 5], tf.float64)]
-    )
-    functions = compiled.get_concrete_function().graph.as_graph_def().library.function
-    assert any(f.attr["_XlaMustCompile"].b for f in functions)
-    for found, expected in zip(compiled(x), values_and_gradients(x), strict=True):
+    found, expected = (values_and_gradients(function, x) for function in (compiled, plain))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_under_tapes_the_loop_has_second_derivatives():
+    layer = bijectors.MaskedAutoregressive(3, transformers.Affine(), (4,), dtype="float64", seed=0)
+    for i, variable in enumerate(layer.trainable_variables):
+        variable.assign(normal(*variable.shape, seed=i, dtype="float64", scale=0.5))
+
+    def penalty_gradients(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                total = tf.reduce_sum(layer.forward(x) ** 2)
+            penalty = tf.reduce_sum(inner.gradient(total, x) ** 2)
+        return outer.gradient(penalty, [x, *layer.trainable_variables])
+
+    x = tf.constant(normal(6, 3, dtype="float64"))
+    pairs = zip(tf.function(penalty_gradients)(x), penalty_gradients(x), strict=True)
+    for found, expected in pairs:
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 300])
+def test_any_number_of_rows_is_drawn(rows):
+    flow = flows.maf(3, layers=2, hidden_units=(4,), seed=0)
+    draw = tf.function(lambda n: flow.sample(n, seed=1))
+    expected = flow.sample(rows, seed=1)
+    assert expected.shape == (rows, 3)
+    for n in (tf.constant(rows), rows):
+        np.testing.assert_allclose(draw(n), expected, atol=1e-5)
+
+
+def test_a_light_transformer_need_not_be_hashable():
+    class Own(transformers.Affine):
+        __hash__ = None
+
+    layer = bijectors.MaskedAutoregressive(3, Own(), (4,), seed=0)
+    x = tf.constant(normal(5, 3))
+    np.testing.assert_allclose(tf.function(layer.forward)(x), layer.forward(x), atol=1e-6)
 
 
 def test_layers_share_what_is_compiled_to_sample_them():
@@ -520,13 +614,20 @@ def updated(optimizer, dtype, context, steps=5):
 
     for i in range(steps):
         step(*(tf.constant(normal(*w.shape, seed=i + 1), dtype) for w in weights))
-    types = [op.type for op in step.get_concrete_function(*weights).graph.get_operations()]
+    types = types_of_operations(step.get_concrete_function(*weights).graph)
     return [v.numpy() for v in (*weights, *optimizer.variables)], types
+
+
+def types_of_operations(graph):
+    graph = graph.as_graph_def()
+    nodes = [graph.node, *(function.node_def for function in graph.library.function)]
+    return [node.op for some in nodes for node in some]
 
 
 ADAMS = {
     "plain": {},
     "other constants": {"beta_1": 0.7, "beta_2": 0.9, "epsilon": 0.1},
+    "accumulated": {"gradient_accumulation_steps": 2},
     "clipped": {"clipnorm": 0.1},
     "decayed": {"weight_decay": 0.1},
     "averaged": {"use_ema": True, "ema_overwrite_frequency": 2},
@@ -594,6 +695,5 @@ def test_a_flow_is_trained_so_whatever_scales_its_loss():
         model.compile(chosen)
         model.build_optimizer()
         graph = tf.function(model.train_step).get_concrete_function(tf.ones([8, 2])).graph
-        functions = graph.as_graph_def().library.function
-        types = [node.op for f in functions for node in f.node_def]
+        types = types_of_operations(graph)
         assert types.count("ResourceApplyAdam") == len(model.trainable_variables)

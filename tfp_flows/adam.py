@@ -39,7 +39,8 @@ def one_operation_a_weight(optimizer: keras.optimizers.Optimizer) -> Iterator[No
 
 def _powers(optimizer: keras.optimizers.Adam) -> tuple[tf.Tensor, tf.Tensor]:
     """`β₁ⁿ` and `β₂ⁿ`, once for all weights, and before they are cast to the dtype of each."""
-    step = tf.cast(optimizer.iterations.value + 1, tf.float64)
+    # With gradients accumulated, Keras computes this number from another.
+    step = tf.cast(tf.convert_to_tensor(optimizer.iterations), tf.float64) + 1
     return tuple(
         tf.constant(beta, tf.float64) ** step for beta in (optimizer.beta_1, optimizer.beta_2)
     )

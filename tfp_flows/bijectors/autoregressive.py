@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import keras
 import tensorflow as tf
@@ -137,9 +137,9 @@ class MaskedAutoregressive(Bijector):
         self, x: tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         x, context = self._check(x, context)
-        light = self.transformer.light
-        transform = _shared_forward(self.transformer) if light else self.transformer.forward
-        y, log_det = self.conditioner.solve(transform, x, context, fuse=light)
+        fuse = self.transformer.light and isinstance(self.transformer, Hashable)
+        transform = _shared_forward(self.transformer) if fuse else self.transformer.forward
+        y, log_det = self.conditioner.solve(transform, x, context, fuse=fuse)
         return y, mark_missing(tf.reduce_sum(log_det, -1), context)
 
     def _check(self, x: tf.Tensor, context: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor | None]:

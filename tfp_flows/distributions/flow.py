@@ -276,10 +276,10 @@ class Flow(_TransformedDistribution):
         for step in chain_steps(self.bijector):
             if step.variables:
                 break
-            x = step.inverse(y)
-            left_range = _any_nan(x, event_ndims) & ~_any_nan(y, event_ndims)
+            x, x_ndims = step.inverse(y), step.inverse_event_ndims(event_ndims)
+            left_range = _any_nan(x, x_ndims) & ~_any_nan(y, event_ndims)
             outside = left_range if outside is None else outside | left_range
-            y = x
+            y, event_ndims = x, x_ndims
         if outside is None:
             return log_prob
         return tf.where(outside, tf.constant(-math.inf, log_prob.dtype), log_prob)

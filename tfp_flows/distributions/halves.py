@@ -51,14 +51,16 @@ def in_halves(function: Callable, *batches: tf.Tensor) -> Any:
     return tf.nest.map_structure(lambda *of_halves: tf.concat(of_halves, 0), *results)
 
 
-def rows_are_alone(flow: tfp.distributions.Distribution) -> bool:
-    """Whether each row, an event of rank 1, is computed without the others, and nothing else is.
+def rows_are_alone(flow: tfp.distributions.TransformedDistribution) -> bool:
+    """Whether each row, at both ends of the flow, is computed without the others.
 
-    Not so with a batch of distributions, with batch normalization, whose moments are of all rows,
-    and with losses of layers. Layers and bijectors that we do not know are taken to be of that
-    kind.
+    Not so with a batch of distributions, with events that are no vectors, with batch normalization,
+    whose moments are of all rows, and with losses of layers. Layers and bijectors that we do not
+    know are taken to be of that kind.
     """
-    if flow.batch_shape != () or flow.event_shape.rank != 1:
+    if flow.batch_shape != ():
+        return False
+    if not (flow.event_shape.rank == flow.distribution.event_shape.rank == 1):
         return False
     modules = flow.submodules
     bijectors = [module for module in modules if isinstance(module, tfp.bijectors.Bijector)]

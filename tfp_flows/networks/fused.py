@@ -14,13 +14,13 @@ import functools
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-__all__ = ["call_fused", "fuses", "without_fusion"]
+__all__ = ["as_known", "call_fused", "fuses", "without_fusion"]
 
 _MULTIPLE = 128
+_LARGE = 10_000_000  # Numbers; to compute with more takes as long as to compile.
 _enabled = contextvars.ContextVar("fusion", default=True)
 
 
@@ -45,7 +45,7 @@ def call_fused(
       tensors: its arguments.
       shapes: for every result, the number of the tensor that has its shape.
     """
-    if not fuses():
+    if not fuses() or any(0 in tensor.shape for tensor in tensors):
         return function(key, *tensors)
     if all(tensor.shape.is_fully_defined() for tensor in tensors):
         _compile_ahead(function, key, *(tf.TensorSpec(t.shape, t.dtype) for t in tensors))
@@ -58,9 +58,19 @@ def call_fused(
     return tuple(results)
 
 
+def as_known(tensor: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """The tensor, of the shape of `like`; the same is known of both before they have values.
+
+    What `call_fused` fills up must be filled up in both: what comes from outside, as gradients do,
+    may know more, or less.
+    """
+    return tf.compat.v1.placeholder_with_default(tensor, like.shape)
+
+
 def _filled_up(tensor: tf.Tensor) -> tf.Tensor:
     sizes, unknown = tf.shape(tensor), [size is None for size in tensor.shape]
-    more = -sizes % _MULTIPLE * tf.cast(unknown, sizes.dtype)
+    full = tf.maximum(-(-sizes // _MULTIPLE), 1) * _MULTIPLE  # Not 0, which some operations refuse.
+    more = (full - sizes) * tf.cast(unknown, sizes.dtype)
     return tf.ensure_shape(tf.pad(tensor, tf.stack([tf.zeros_like(more), more], -1)), tensor.shape)
 
 
@@ -72,12 +82,18 @@ def _compiled(function: Callable, key: Hashable) -> Callable:
 @functools.cache
 def _compile_ahead(function: Callable, key: Hashable, *specs: tf.TensorSpec) -> None:
     """Let another thread run the function once, of zeros: XLA compiles while the rest is traced."""
+    if sum(spec.shape.num_elements() for spec in specs) > _LARGE:
+        return
     # XLA takes what a graph calls for the same only if a graph called it before.
     graph = tf.function(_compiled(function, key), autograph=False)
     with tf.init_scope():
         traced = graph.get_concrete_function(*specs)
-    zeros = [np.zeros(spec.shape, spec.dtype.as_numpy_dtype) for spec in specs]
-    threading.Thread(target=lambda: traced(*map(tf.constant, zeros))).start()
+
+    def run() -> None:
+        with contextlib.suppress(tf.errors.OpError):  # The same call in the graph will raise it.
+            traced(*(tf.zeros(spec.shape, spec.dtype) for spec in specs))
+
+    threading.Thread(target=run).start()
 
 
 def _in_xla() -> bool:

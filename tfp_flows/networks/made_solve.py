@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import record
 from tensorflow_probability.python.internal import prefer_static as ps
 
-from tfp_flows.networks.fused import call_fused, fuses
+from tfp_flows.networks.fused import as_known, call_fused, fuses
 from tfp_flows.networks.made import MADE
 
 __all__ = ["solve", "solve_by_passes"]
@@ -45,7 +46,8 @@ def solve(
       x: events `(batch, event_size)`.
       context: `(batch, context_size)`, if the network has context.
       fuse: whether XLA shall compile the loop, in graphs: many steps of little work. Layers of the
-        same sizes share it if they have the same `transform`. For transforms of few operations.
+        same sizes share it if they have the same `transform`. For transforms of few operations, and
+        not under a `tf.GradientTape`.
 
     Returns:
       `y` and `log dy/dx`, both `(batch, event_size)`.
@@ -78,7 +80,9 @@ def solve(
 
     adds = tuple(map(made.adds, range(len(hidden))))
     sizes = _Sizes(slots, block, made.parameter_count, made.compute_dtype, made.activation, adds)
-    run = _fused_loop if fuse and fuses() else _loop
+    # Where a tape records, second derivatives may be wanted, which the fused loop does not have.
+    fuse = fuse and fuses() and not record.could_possibly_record()
+    run = _fused_loop if fuse else _loop
     tensors = tf.nest.flatten([hidden, output])
     later, later_log_det = run((sizes, transform), values[head:], *tensors)
     y = tf.concat([done, later], 0)
@@ -123,6 +127,7 @@ def _fused_loop(key: tuple[_Sizes, Transform], *tensors: tf.Tensor) -> tuple[tf.
     @tf.custom_gradient
     def solved(*tensors: tf.Tensor) -> tuple:
         def gradient(*upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            upstream = [as_known(g, tensors[0]) for g in upstream]
             shapes = range(len(tensors))
             return call_fused(_loop_gradients, key, *tensors, *upstream, shapes=shapes)
 
@@ -134,15 +139,14 @@ def _fused_loop(key: tuple[_Sizes, Transform], *tensors: tf.Tensor) -> tuple[tf.
 def _loop_gradients(key: tuple[_Sizes, Transform], *tensors: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Gradients by all tensors but the last two, which are upstream."""
     *sources, upstream, log_upstream = tensors
-    # Not a tape: functions may be traced where no tape records.
-    return tuple(
-        tf.gradients(
-            _loop(key, *sources),
-            sources,
-            [upstream, log_upstream],
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
+    # Not a tape's: functions may be traced where no tape records.
+    gradients = tf.gradients(
+        _loop(key, *sources),
+        sources,
+        [upstream, log_upstream],
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
+    return tuple(gradients)
 
 
 def _loop(
@@ -150,6 +154,8 @@ def _loop(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """All steps, `_STEPS_A_TURN` in a turn, which computes in bulk what earlier turns say to it."""
     made, transform = key
+    if x.shape[-1] == 0:
+        return x, x
     *hidden, output = map(_Dense, weights[::2], weights[1::2])
     block, count, batch = made.block, made.count, ps.shape(x)[-1]
     x = tf.reshape(x, [made.slots * block, batch])
