@@ -98,6 +98,9 @@ def run_tables(options: argparse.Namespace, machine: Machine) -> list[Result]:
     if tasks:
         print("\nThe best mode of every library:\n")
         report.print_main(results, tasks)
+        print(
+            "\nWhy goals are missed: benchmarks/README.md, below the same table. GPU: not measured."
+        )
         print("\nAll modes:\n")
         report.print_modes(results, tasks)
     everything = [result for found in results.values() for result in found]
@@ -134,8 +137,8 @@ def run_sweeps(options: argparse.Namespace, machine: Machine) -> list[Result]:
         sweep.print_sweep(made)
         sweeps.append(made)
         everything += found
-    if options.plot:
-        sweep.plot(sweeps, options.plot)
+        if options.plot:
+            sweep.plot(sweeps, options.plot)  # Again with every one, for they take long.
     return everything
 
 
