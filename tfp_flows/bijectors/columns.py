@@ -10,28 +10,15 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.internal import prefer_static as ps
 
-__all__ = ["as_rows", "flat", "from_rows", "pick", "reorder"]
-
-
-def pick(x: tf.Tensor, columns: np.ndarray) -> tf.Tensor:
-    """The columns of `x` with these numbers, for a network to read.
-
-    Where they are not side by side, it is a product with zeros and ones: infinite values become the
-    largest finite ones, and a NaN in one column reaches all columns of its row.
-    """
-    if len(columns) == 0 or (np.diff(columns) == 1).all():
-        return x[..., columns[0] : columns[-1] + 1] if len(columns) else x[..., :0]
-    matrix = tf.constant(np.eye(x.shape[-1])[:, columns], x.dtype)
-
-    @tf.custom_gradient
-    def picked(x: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(_finite(x), matrix), lambda g: tf.matmul(g, matrix, transpose_b=True)
-
-    return picked(x) if x.shape.rank > 1 else picked(x[None])[0]
+__all__ = ["as_rows", "flat", "from_rows", "pick_rows", "reorder"]
 
 
 def pick_rows(rows: tf.Tensor, numbers: np.ndarray) -> tf.Tensor:
-    """`pick` from `(D, n)`, as the columns of `(n, len(numbers))`."""
+    """Of `(D, n)`, the rows with these numbers, as columns `(n, len(numbers))` for a network.
+
+    It is a product with zeros and ones: infinite values become the largest finite ones, and a NaN
+    at one place of a row reaches that place of all.
+    """
     matrix = tf.constant(np.eye(rows.shape[0])[:, numbers], rows.dtype)
 
     @tf.custom_gradient

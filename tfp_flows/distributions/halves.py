@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
-from tensorflow.python.ops import control_flow_util
 
 from tfp_flows.networks.conditioner import Conditioner
+from tfp_flows.networks.fused import in_xla
 
 __all__ = ["in_halves", "rows_are_alone"]
 
@@ -83,7 +83,7 @@ def rows_are_alone(flow: tfp.distributions.TransformedDistribution) -> bool:
 def _pays() -> bool:
     return (
         tf.inside_function()
-        and not control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+        and not in_xla()
         and _cores() > 1
         and not tf.config.list_logical_devices("GPU")
     )

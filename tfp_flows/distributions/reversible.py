@@ -21,7 +21,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.python.eager import record
-from tensorflow.python.ops import control_flow_util
 from tensorflow_probability.python.bijectors.invert import _Invert
 
 from tfp_flows import bijectors
@@ -30,6 +29,7 @@ from tfp_flows.bijectors.base import Bijector
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.distributions.steps import Given, chain_steps
 from tfp_flows.networks.conditioner import Conditioner
+from tfp_flows.networks.fused import in_xla
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -313,10 +313,7 @@ def _back(
 def _after(done: Sequence[tf.Tensor | None], *tensors: tf.Tensor) -> Sequence[tf.Tensor]:
     """The tensors, with which nothing is computed before all of `done` are known."""
     done = [tensor for tensor in done if tensor is not None]
-    if not (
-        tf.inside_function()
-        and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-    ):
+    if not in_xla():
         with tf.control_dependencies(done):
             return [tf.identity(tensor) for tensor in tensors]
 

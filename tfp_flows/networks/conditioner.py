@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tensorflow_probability.python.internal import prefer_static as ps
 
@@ -28,23 +27,14 @@ class _ParameterNetwork(keras.layers.Layer):
         self.features = features
         self.head = keras.layers.Dense(output_size, kernel_initializer="zeros", dtype=dtype)
 
-    def call(
-        self, inputs: tf.Tensor, transposed: bool = False, spread: tf.Tensor | None = None
-    ) -> tf.Tensor:
-        """Parameters `(n, outputs)`; or `(outputs, n)`; or each `k` of them times `spread`."""
+    def call(self, inputs: tf.Tensor, transposed: bool = False) -> tf.Tensor:
+        """Parameters `(n, outputs)`; or `(outputs, n)`."""
         features = self.features(inputs)
-        if not transposed and spread is None:
+        if not transposed:
             return self.head(features)
         features = tf.cast(features, self.head.variable_dtype)
-        kernel, bias = map(tf.convert_to_tensor, (self.head.kernel.value, self.head.bias.value))
-        if transposed:
-            return _transposed_dense(features, kernel, bias)
-        # The weights, not the many rows, are spread.
-        kernel, bias = (
-            tf.reshape(tf.matmul(tf.reshape(w, [-1, spread.shape[0]]), spread), [rows, -1])
-            for w, rows in ((kernel, kernel.shape[0]), (bias, 1))
-        )
-        return tf.matmul(features, kernel) + bias
+        weights = self.head.kernel.value, self.head.bias.value
+        return _transposed_dense(features, *map(tf.convert_to_tensor, weights))
 
 
 @tf.custom_gradient
@@ -132,7 +122,6 @@ class Conditioner(tf.Module):
         context: tf.Tensor | None = None,
         *,
         transposed: bool = False,
-        columns: np.ndarray | None = None,
     ) -> tf.Tensor:
         """The parameters, `(..., *output_shape)`.
 
@@ -140,18 +129,12 @@ class Conditioner(tf.Module):
           inputs: `(..., input_size)`.
           context: `(..., context_size)`, or `None`.
           transposed: of a matrix of inputs, `(n, input_size)`, return `(*output_shape, n)`.
-          columns: booleans, of which as many are true as the last axis is wide: parameters go to
-            the true ones, zeros to the others, and the result is `(..., len(columns))`.
         """
         matrix = self._read(inputs, context)
         batch, shape = ps.shape(inputs)[:-1], self.output_shape
         if transposed:
             outputs = self.layer(matrix, transposed=True)
             return tf.reshape(outputs, ps.concat([shape, batch], 0))
-        if columns is not None:
-            spread = tf.constant(np.eye(len(columns))[columns], inputs.dtype)
-            outputs = self.layer(matrix, spread=spread)
-            return tf.reshape(outputs, ps.concat([batch, [*shape[:-1], len(columns)]], 0))
         return tf.reshape(self.layer(matrix), ps.concat([batch, shape], 0))
 
     def _read(self, inputs: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-__all__ = ["as_known", "call_fused", "fuses", "without_fusion"]
+__all__ = ["as_known", "call_fused", "fuses", "in_xla", "without_fusion"]
 
 _MULTIPLE = 128
 _LARGE = 10_000_000  # Numbers; to compute with more takes as long as to compile.
@@ -26,7 +26,7 @@ _enabled = contextvars.ContextVar("fusion", default=True)
 
 def fuses() -> bool:
     """Whether `call_fused` compiles: in a `tf.function` that XLA does not compile as a whole."""
-    return tf.inside_function() and _enabled.get() and not _in_xla()
+    return tf.inside_function() and _enabled.get() and not in_xla()
 
 
 def call_fused(
@@ -96,9 +96,10 @@ def _compile_ahead(function: Callable, key: Hashable, *specs: tf.TensorSpec) -> 
     threading.Thread(target=run).start()
 
 
-def _in_xla() -> bool:
-    """Whether the graph that is being made will be compiled by XLA as a whole."""
-    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+def in_xla() -> bool:
+    """Whether a graph is being made that XLA will compile as a whole."""
+    graph = tf.compat.v1.get_default_graph()
+    return tf.inside_function() and control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
 @contextlib.contextmanager

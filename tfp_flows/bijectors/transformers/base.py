@@ -18,7 +18,7 @@ class Transformer(abc.ABC):
     """An elementwise monotone map `x -> y` of scalars, with parameters given at the call."""
 
     own_units = False  # True where inputs must come in their own units, as angles must.
-    # True where mapping a scalar costs less than moving it, and zero parameters are the identity.
+    # True for a few operations: XLA then compiles the loop over columns that calls it (see MADE).
     light = False
 
     @property
