@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import keras
@@ -139,16 +140,40 @@ class Coupling(Bijector):
             x = match_batch(x, context)
         if self.transformer.own_units:
             x = wrap(x)
+        return self._map(x, context, self._parameters_of(x, context), direction)
+
+    def _parameters_of(self, x: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
+        """The transformer's parameters, `(moved, parameter_count, n)`; only kept columns count."""
+        context = None if context is None else flat(match_batch(context, x))
+        return self.conditioner(pick_rows(as_rows(x), self._kept), context, transposed=True)
+
+    def _map(
+        self,
+        x: tf.Tensor,
+        context: tf.Tensor | None,
+        parameters: tf.Tensor,
+        direction: Callable[..., tuple],
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         # Columns as rows: each is picked whole, and elementwise maps run along contiguous memory.
         rows = as_rows(x)
-        own_context = None if context is None else flat(match_batch(context, x))
-        parameters = self.conditioner(pick_rows(rows, self._kept), own_context, transposed=True)
         order = np.concatenate([self._kept, self._moved])
         kept, moved = tf.split(reorder(rows, order), [len(self._kept), len(self._moved)])
         moved, log_det = direction(moved, parameters)
         y = reorder(tf.concat([kept, moved], 0), np.argsort(order))
         log_det = tf.reshape(tf.reduce_sum(log_det, 0), ps.shape(x)[:-1])
         return from_rows(y, x), mark_missing(log_det, context)
+
+    def _there_and_back(
+        self, x: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
+        """Forward and inverse map between events that keep what `x` keeps, from one call."""
+        parameters = self._parameters_of(x, context)
+        return tuple(
+            functools.partial(
+                self._map, context=context, parameters=parameters, direction=direction
+            )
+            for direction in (self.transformer.forward, self.transformer.inverse)
+        )
 
 
 def _periodic(
