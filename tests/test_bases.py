@@ -10,6 +10,7 @@ import scipy.special
 import scipy.stats
 import tensorflow as tf
 import tensorflow_probability as tfp
+from helpers import normal, randomize
 
 from tfp_flows import Flow, FlowModel, bijectors, testing
 from tfp_flows.distributions import bases
@@ -41,21 +42,10 @@ INTEGRALS = {
 }
 
 
-def randomize(module, stddev=0.2):
-    rng = np.random.default_rng(1)
-    for variable in module.trainable_variables:
-        variable.assign_add(rng.normal(0, stddev, variable.shape))
-    return module
-
-
 def affine(size, dtype="float32", **options):
     return bijectors.Coupling(
         size, bijectors.transformers.Affine(), (4,), dtype=dtype, seed=0, **options
     )
-
-
-def normal_inputs(*shape, seed=0, dtype="float32"):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -86,7 +76,7 @@ def test_a_base_trains_and_saves_under_a_flow(name, tmp_path):
     before = [v.numpy() for v in base.trainable_variables]
     model = FlowModel(Flow(base, tfb.Chain([affine(2)])))
     model.compile(keras.optimizers.Adam(0.01))
-    x = 0.3 * normal_inputs(64, 2) - [0.4, 0.1]
+    x = 0.3 * normal(64, 2) - [0.4, 0.1]
     losses = model.fit(x, epochs=4, batch_size=32, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     after = [v.numpy() for v in base.trainable_variables]
@@ -100,7 +90,7 @@ def test_a_base_trains_and_saves_under_a_flow(name, tmp_path):
 
 
 def test_fresh_bases_are_what_their_formulas_say():
-    x = normal_inputs(6, 2, dtype="float64")
+    x = normal(6, 2, dtype="float64")
     standard = scipy.stats.norm.logpdf(x).sum(1)
     np.testing.assert_allclose(bases.normal(2, dtype="float64").log_prob(x), standard)
     student = scipy.stats.t.logpdf(x, 3).sum(1)
@@ -112,7 +102,7 @@ def test_fresh_bases_are_what_their_formulas_say():
 def test_mixture_by_hand():
     base = randomize(bases.mixture(2, 3, dtype="float64"))
     parts, logits = base.components_distribution.distribution, base.mixture_distribution.logits
-    x = normal_inputs(5, 1, 2, dtype="float64")
+    x = normal(5, 1, 2, dtype="float64")
     scale = tf.convert_to_tensor(parts.scale).numpy()
     parts = scipy.stats.norm.logpdf(x, parts.loc.numpy(), scale).sum(-1)
     parts += scipy.special.log_softmax(logits.numpy())
@@ -126,7 +116,7 @@ def test_fresh_mixtures_differ_in_their_components_and_cover_standardized_data()
     np.testing.assert_allclose(draws.mean(0), 0, atol=0.3)
     np.testing.assert_allclose(draws.std(0), 1, atol=0.2)
     same, other = bases.mixture(2, 50, seed=3), bases.mixture(2, 50, seed=4)
-    x = normal_inputs(5, 2)
+    x = normal(5, 2)
     np.testing.assert_array_equal(same.log_prob(x), base.log_prob(x))
     assert (other.log_prob(x) != base.log_prob(x)).numpy().all()
 
@@ -203,7 +193,7 @@ def lars():
 
 
 def test_resampled_by_hand(lars):
-    z = normal_inputs(6, 1, dtype="float64")
+    z = normal(6, 1, dtype="float64")
     accept = scipy.special.expit(lars.conditioner(tf.constant(z)).numpy())
     mean = scipy.special.expit(lars.conditioner(tf.constant(lars._draws)).numpy()).mean()
     last = (1 - mean) ** 3
@@ -228,7 +218,7 @@ def test_resampled_draws_have_its_density(lars):
 def test_resampled_is_finite_where_nothing_or_everything_is_accepted(logit):
     base = Resampled(1, (4,), truncation=3, draws=64, seed=0)
     base.conditioner.layer.head.bias.assign([logit])
-    z = normal_inputs(5, 1)
+    z = normal(5, 1)
     with tf.GradientTape() as tape:
         log_prob = base.log_prob(z)
     np.testing.assert_allclose(log_prob, scipy.stats.norm.logpdf(z[:, 0]), rtol=1e-5)
@@ -239,7 +229,7 @@ def test_resampled_is_finite_where_nothing_or_everything_is_accepted(logit):
 
 def test_resampled_gradient_is_that_of_its_formula(lars):
     # The average gradient over new draws is the gradient for a Z of very many fixed ones.
-    z = normal_inputs(4, 1, dtype="float64")
+    z = normal(4, 1, dtype="float64")
     variable = lars.conditioner.layer.head.bias.value
 
     def gradient(log_prob):
@@ -266,14 +256,14 @@ def test_resampled_samples_in_graphs(lars, jit):
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_conditional_bases_obey_all_laws(name, dtype):
     base = randomize(CONDITIONAL[name](dtype))
-    x, context = normal_inputs(6, 2, dtype=dtype), normal_inputs(6, 3, seed=1, dtype=dtype)
+    x, context = normal(6, 2, dtype=dtype), normal(6, 3, seed=1, dtype=dtype)
     testing.check_flow(base, x, context)
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_a_flow_conditions_its_base(name):
     base = randomize(CONDITIONAL[name]("float64"))
-    x, context = normal_inputs(6, 2, dtype="float64"), normal_inputs(6, 3, seed=1, dtype="float64")
+    x, context = normal(6, 2, dtype="float64"), normal(6, 3, seed=1, dtype="float64")
     plain = randomize(Flow(base, tfb.Chain([affine(2, "float64")])))
     assert plain.context_size == 3
     testing.check_flow(plain, x, context)
@@ -284,7 +274,7 @@ def test_a_flow_conditions_its_base(name):
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_given_has_the_batch_of_its_context(name):
     base = randomize(CONDITIONAL[name]("float32"))
-    context = normal_inputs(4, 5, 3)
+    context = normal(4, 5, 3)
     given = base.given(context)
     assert (given.batch_shape, given.event_shape) == ((4, 5), (2,))
     x = given.sample(6, seed=(0, 1))
@@ -300,8 +290,8 @@ def test_given_has_the_batch_of_its_context(name):
 
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_conditional_bases_learn_and_save(name, tmp_path):
-    context = normal_inputs(128, 3, seed=1)
-    x = 2 * context[:, :2] + 0.1 * normal_inputs(128, 2)
+    context = normal(128, 3, seed=1)
+    x = 2 * context[:, :2] + 0.1 * normal(128, 2)
     model = FlowModel(CONDITIONAL[name]("float32"))
     model.compile(keras.optimizers.Adam(0.02))
     losses = model.fit(context, x, epochs=10, verbose=0).history["loss"]
@@ -313,7 +303,7 @@ def test_conditional_bases_learn_and_save(name, tmp_path):
 
 
 def test_a_fresh_conditional_mixture_is_the_fresh_mixture():
-    x, context = normal_inputs(5, 2), normal_inputs(5, 3, seed=1)
+    x, context = normal(5, 2), normal(5, 3, seed=1)
     found = ConditionalMixture(2, 3, 4, (8,), seed=2).log_prob(x, context)
     np.testing.assert_allclose(found, bases.mixture(2, 4, seed=2).log_prob(x), rtol=1e-5)
 
@@ -322,5 +312,5 @@ def test_a_network_that_loses_a_nan_gives_no_density():
     forgetful = keras.layers.Lambda(lambda c: tf.where(tf.math.is_nan(c), tf.zeros_like(c), c))
     base = ConditionalMixture(2, 3, 4, forgetful)
     context = np.array([[0.0, 1.0, 2.0], [0.0, np.nan, 2.0]], "float32")
-    found = base.log_prob(normal_inputs(2, 2), context)
+    found = base.log_prob(normal(2, 2), context)
     np.testing.assert_array_equal(np.isnan(found), [False, True])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from helpers import normal, randomize
 
 from tfp_flows import Flow, bijectors, flows
 
@@ -33,18 +34,6 @@ def small_flow(name="real_nvp", context_size=None, **options):
     return flows.get(
         name, EVENT, **{**SMALL.get(name, {"layers": 2, "hidden_units": (8,)}), **options}
     )
-
-
-def randomize(module, seed=0, stddev=0.4):
-    """Give all variables random values: fresh flows are the identity, where much goes unseen."""
-    for i, variable in enumerate(module.trainable_variables):
-        noise = tf.random.stateless_normal(variable.shape, [seed, i], stddev=stddev)
-        variable.assign_add(tf.cast(noise, variable.dtype))
-    return module
-
-
-def normal(*shape, seed=0, dtype="float32"):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 def refs(variables):

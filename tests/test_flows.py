@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from helpers import normal, randomize
 
 from tfp_flows import Flow, bases, bijectors, flows, networks
 
@@ -17,17 +18,6 @@ COUPLINGS = ["neural_spline", "nice", "real_nvp"]
 
 def small_flow(name, event_size=3, **options):
     return flows.get(name, event_size, **{"layers": 2, "hidden_units": (8,), **options})
-
-
-def randomize(flow, seed=0, stddev=0.3):
-    for i, variable in enumerate(flow.trainable_variables):
-        noise = tf.random.stateless_normal(variable.shape, [seed, i], stddev=stddev)
-        variable.assign_add(tf.cast(noise, variable.dtype))
-    return flow
-
-
-def normal(*shape, seed=0, dtype="float32"):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 def test_names_are_the_functions_that_make_flows():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from helpers import normal, randomize
 
 from tfp_flows import Flow, FlowModel, bijectors, flows, guard, networks
 from tfp_flows.ties import TiedValuesWarning
@@ -15,10 +16,6 @@ tfd, tfb = tfp.distributions, tfp.bijectors
 transformers = bijectors.transformers
 
 ROWS, CONTEXT = 50, 3
-
-
-def normal(*shape, seed=0, dtype="float32"):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 DATA = (normal(ROWS, 2) @ [[1.0, 0.5], [0.0, 0.3]]).astype("float32") * [2, 0.1] + [5, -3]
@@ -43,13 +40,6 @@ def train(model, *data, **options):
     keras.utils.set_random_seed(0)
     options = {"epochs": 2, "batch_size": 16, "verbose": 0, "shuffle": False, **options}
     return model.fit(*(data or (DATA,)), **options).history
-
-
-def randomize(module, seed=0, stddev=0.3):
-    for i, variable in enumerate(module.trainable_variables):
-        noise = tf.random.stateless_normal(variable.shape, [seed, i], stddev=stddev)
-        variable.assign_add(tf.cast(noise, variable.dtype))
-    return module
 
 
 def weights(model):

@@ -1,9 +1,11 @@
 """Constant-memory training: the same gradients, of activations that are computed again."""
 
+import functools
 import gc
 import weakref
 from typing import ClassVar
 
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -18,18 +20,8 @@ tfd, tfb = tfp.distributions, tfp.bijectors
 
 EVENT, CONTEXT, ROWS = 4, 2, 12
 SMALL = {"layers": 2, "hidden_units": (8,), "seed": 0}
+normal, randomize = helpers.normal, functools.partial(helpers.randomize, stddev=0.1)
 RTOL = {"float32": 1e-4, "float64": 1e-10}
-
-
-def randomize(module, seed=0, stddev=0.1):
-    for i, variable in enumerate(module.trainable_variables):
-        noise = tf.random.stateless_normal(variable.shape, [seed, i], stddev=stddev)
-        variable.assign_add(tf.cast(noise, variable.dtype))
-    return module
-
-
-def normal(*shape, seed=0, dtype="float32"):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 def base(size=EVENT, dtype="float32"):

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from helpers import normal
 
 import tfp_flows
 from tfp_flows import Flow, FlowModel, bijectors, flows, networks, serialization
@@ -26,10 +27,6 @@ tfd, tfb = tfp.distributions, tfp.bijectors
 transformers = bijectors.transformers
 
 ROWS, EVENT, CONTEXT = 40, 5, 2
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
 DATA = 2 * normal(ROWS, EVENT) + [0, 5, -3, 1, 10]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from helpers import normal
 
 from tfp_flows import Flow, FlowModel, bijectors, flows
 from tfp_flows.adam import one_operation_a_weight
@@ -20,10 +21,6 @@ from tfp_flows.networks.fused import call_fused, without_fusion
 
 tfd = tfp.distributions
 transformers = bijectors.transformers
-
-
-def normal(*shape, seed=0, dtype="float32", scale=1.0):
-    return np.random.default_rng(seed).normal(0, scale, shape).astype(dtype)
 
 
 # Columns.

@@ -1,0 +1,18 @@
+"""Numbers that many tests use."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+
+def normal(*shape: int, seed: int = 0, dtype: str = "float32", scale: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, scale, shape).astype(dtype)
+
+
+def randomize(module: tf.Module, seed: int = 0, stddev: float = 0.3) -> tf.Module:
+    """Give all variables random values: fresh flows are the identity, where much goes unseen."""
+    for i, variable in enumerate(module.trainable_variables):
+        noise = tf.random.stateless_normal(variable.shape, [seed, i], stddev=stddev)
+        variable.assign_add(tf.cast(noise, variable.dtype))
+    return module
