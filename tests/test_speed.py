@@ -64,6 +64,21 @@ def test_a_coupling_takes_infinite_values_column_by_column():
         np.testing.assert_allclose(layer.inverse(y), y, rtol=1e-6)
 
 
+def test_a_coupling_transposes_events_once_on_each_side():
+    """In the backward pass too: a transposition takes as long as a product of the network."""
+    layer = bijectors.Coupling(4, transformers.Affine(), (8,), seed=0)
+
+    @tf.function(autograph=False)
+    def gradient(y):
+        with tf.GradientTape() as tape:
+            tape.watch(y)
+            x = layer.inverse(y)
+        return tape.gradient(x, y)
+
+    graph = gradient.get_concrete_function(tf.TensorSpec([6, 4])).graph
+    assert [op.type for op in graph.get_operations()].count("Transpose") == 4
+
+
 # The spline.
 
 

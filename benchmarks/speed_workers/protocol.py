@@ -73,8 +73,13 @@ class Program:
 def median_milliseconds(task: Callable[[], float | None], seconds: float) -> tuple[float, int]:
     """Median time of a run, and the number of runs, until the seconds are over.
 
-    There are 3 or more; one is enough for a task that has timed itself, over many steps.
+    As long before, the task runs untimed: other programs had their turn, and caches and clocks are
+    theirs. There are 3 runs or more; one is enough for a task that has timed itself, over many
+    steps.
     """
+    end = time.perf_counter() + seconds
+    while task() is None and time.perf_counter() < end:
+        pass
     times: list[float] = []
     least, end = 3, time.perf_counter() + seconds
     while len(times) < least or time.perf_counter() < end:

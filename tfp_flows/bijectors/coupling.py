@@ -140,40 +140,44 @@ class Coupling(Bijector):
             x = match_batch(x, context)
         if self.transformer.own_units:
             x = wrap(x)
-        return self._map(x, context, self._parameters_of(x, context), direction)
-
-    def _parameters_of(self, x: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
-        """The transformer's parameters, `(moved, parameter_count, n)`; only kept columns count."""
-        context = None if context is None else flat(match_batch(context, x))
-        return self.conditioner(pick_rows(as_rows(x), self._kept), context, transposed=True)
-
-    def _map(
-        self,
-        x: tf.Tensor,
-        context: tf.Tensor | None,
-        parameters: tf.Tensor,
-        direction: Callable[..., tuple],
-    ) -> tuple[tf.Tensor, tf.Tensor]:
         # Columns as rows: each is picked whole, and elementwise maps run along contiguous memory.
+        # Once for both: a transposition takes as long as a product of the network.
         rows = as_rows(x)
-        order = np.concatenate([self._kept, self._moved])
-        kept, moved = tf.split(reorder(rows, order), [len(self._kept), len(self._moved)])
-        moved, log_det = direction(moved, parameters)
-        y = reorder(tf.concat([kept, moved], 0), np.argsort(order))
-        log_det = tf.reshape(tf.reduce_sum(log_det, 0), ps.shape(x)[:-1])
-        return from_rows(y, x), mark_missing(log_det, context)
+        y, log_det = self._map_rows(rows, self._parameters_of(rows, x, context), direction)
+        return self._as_events(y, log_det, x, context)
 
     def _there_and_back(
         self, x: tf.Tensor, context: tf.Tensor | None = None
-    ) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
-        """Forward and inverse map between events that keep what `x` keeps, from one call."""
-        parameters = self._parameters_of(x, context)
-        return tuple(
-            functools.partial(
-                self._map, context=context, parameters=parameters, direction=direction
+    ) -> tuple[Callable[[tf.Tensor], tuple], Callable[[tf.Tensor], tuple]]:
+        """Forward and inverse map of events that keep what `x` keeps, from one conditioner call."""
+        parameters = self._parameters_of(as_rows(x), x, context)
+
+        def mapped(direction: Callable[..., tuple], value: tf.Tensor) -> tuple:
+            return self._as_events(
+                *self._map_rows(as_rows(value), parameters, direction), value, context
             )
-            for direction in (self.transformer.forward, self.transformer.inverse)
-        )
+
+        directions = self.transformer.forward, self.transformer.inverse
+        return tuple(functools.partial(mapped, direction) for direction in directions)
+
+    def _parameters_of(self, rows: tf.Tensor, x: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
+        """The transformer's parameters, `(moved, parameter_count, n)`."""
+        context = None if context is None else flat(match_batch(context, x))
+        return self.conditioner(pick_rows(rows, self._kept), context, transposed=True)
+
+    def _map_rows(
+        self, rows: tf.Tensor, parameters: tf.Tensor, direction: Callable[..., tuple]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        order = np.concatenate([self._kept, self._moved])
+        kept, moved = tf.split(reorder(rows, order), [len(self._kept), len(self._moved)])
+        moved, log_det = direction(moved, parameters)
+        return reorder(tf.concat([kept, moved], 0), np.argsort(order)), tf.reduce_sum(log_det, 0)
+
+    def _as_events(
+        self, rows: tf.Tensor, log_det: tf.Tensor, like: tf.Tensor, context: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        log_det = tf.reshape(log_det, ps.shape(like)[:-1])
+        return from_rows(rows, like), mark_missing(log_det, context)
 
 
 def _periodic(
