@@ -1,4 +1,4 @@
-"""Numbers that many tests use."""
+"""What many tests use."""
 
 from __future__ import annotations
 

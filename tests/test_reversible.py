@@ -75,7 +75,37 @@ def with_steps_that_are_kept(dtype):
     return Flow(tfd.MultivariateNormalDiag(0 * scales, scales), tfb.Chain(chain)), None
 
 
-FLOWS = [real_nvp, neural_spline, with_context, with_embedding, with_steps_that_are_kept]
+class Doubled(bijectors.Coupling):
+    """A coupling that does more than its base class."""
+
+    def _forward_and_log_det(self, x, context=None):
+        y, log_det = super()._forward_and_log_det(x, context)
+        return 2 * y, log_det + EVENT * np.log(2)
+
+    def _inverse_and_log_det(self, y, context=None):
+        x, log_det = super()._inverse_and_log_det(y / 2, context)
+        return x, log_det - EVENT * np.log(2)
+
+
+def with_couplings_of_other_kinds(dtype):
+    options = {"context_size": CONTEXT, "dtype": dtype, "seed": 0}
+    nothing_kept = np.zeros(EVENT, bool)
+    chain = [
+        Doubled(EVENT, transformers.Affine(), (8,), **options),
+        bijectors.Coupling(EVENT, transformers.Affine(), (8,), mask=nothing_kept, **options),
+        bijectors.Coupling(EVENT, transformers.Affine(), (8,), flip=True, **options),
+    ]
+    return Flow(base(dtype=dtype), tfb.Chain(chain)), normal(ROWS, CONTEXT, seed=1, dtype=dtype)
+
+
+FLOWS = [
+    real_nvp,
+    neural_spline,
+    with_context,
+    with_embedding,
+    with_steps_that_are_kept,
+    with_couplings_of_other_kinds,
+]
 
 
 def in_mode(function, mode):

@@ -6,7 +6,8 @@ returns a `Program`. Orders on stdin, answers on stdout, one JSON object a line:
 - first, unasked, after the imports: `{"versions": {...}}`
 - a `Setting`: builds the program and trains one step: `{"parameters", "first_step", "memory",
   "tasks", "note", "chosen"}`, seconds and MB
-- `{"task", "seconds"}`: runs the task for that long: `{"milliseconds", "runs"}`, the median
+- `{"task", "seconds"}`: runs the task for that long untimed, and as long timed: `{"milliseconds",
+  "runs"}`, the median
 - whatever fails: `{"error"}`
 
 Only the standard library is imported here, since both environments and all libraries share it.
@@ -73,12 +74,12 @@ class Program:
 def median_milliseconds(task: Callable[[], float | None], seconds: float) -> tuple[float, int]:
     """Median time of a run, and the number of runs, until the seconds are over.
 
-    As long before, the task runs untimed: other programs had their turn, and caches and clocks are
-    theirs. There are 3 runs or more; one is enough for a task that has timed itself, over many
-    steps.
+    As long before, the task runs untimed: other programs had their turn, and the caches are theirs.
+    There are 3 timed runs or more; a task that has timed itself, over many steps, runs once or more
+    in both parts.
     """
     end = time.perf_counter() + seconds
-    while task() is None and time.perf_counter() < end:
+    while time.perf_counter() < end and task() is None:
         pass
     times: list[float] = []
     least, end = 3, time.perf_counter() + seconds

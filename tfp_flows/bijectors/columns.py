@@ -23,14 +23,11 @@ def pick_rows(rows: tf.Tensor, numbers: np.ndarray) -> tf.Tensor:
 
     @tf.custom_gradient
     def picked(rows: tf.Tensor) -> tf.Tensor:
-        columns = tf.matmul(_finite(rows), matrix, transpose_a=True)
+        finite = tf.clip_by_value(rows, rows.dtype.min, rows.dtype.max)
+        columns = tf.matmul(finite, matrix, transpose_a=True)
         return columns, lambda g: tf.matmul(matrix, g, transpose_b=True)
 
     return picked(rows)
-
-
-def _finite(x: tf.Tensor) -> tf.Tensor:
-    return tf.clip_by_value(x, x.dtype.min, x.dtype.max)
 
 
 def flat(x: tf.Tensor) -> tf.Tensor:

@@ -141,42 +141,45 @@ class Coupling(Bijector):
         if self.transformer.own_units:
             x = wrap(x)
         # Columns as rows: each is picked whole, and elementwise maps run along contiguous memory.
-        # Once for both: a transposition takes as long as a product of the network.
+        # Made once, for the network and the map: it takes as long as a product of the network.
         rows = as_rows(x)
-        y, log_det = self._map_rows(rows, self._parameters_of(rows, x, context), direction)
-        return self._as_events(y, log_det, x, context)
+        return self._map(rows, self._parameters_of(rows, x, context), direction, x, context)
 
-    def _there_and_back(
+    def _directions(
         self, x: tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[Callable[[tf.Tensor], tuple], Callable[[tf.Tensor], tuple]]:
-        """Forward and inverse map of events that keep what `x` keeps, from one conditioner call."""
+        """Forward and inverse map of events that keep what `x` keeps, from one conditioner call.
+
+        `x` is what this bijector returned before, given the same context: nothing is checked,
+        broadcast or wrapped again.
+        """
         parameters = self._parameters_of(as_rows(x), x, context)
 
         def mapped(direction: Callable[..., tuple], value: tf.Tensor) -> tuple:
-            return self._as_events(
-                *self._map_rows(as_rows(value), parameters, direction), value, context
-            )
+            return self._map(as_rows(value), parameters, direction, value, context)
 
-        directions = self.transformer.forward, self.transformer.inverse
-        return tuple(functools.partial(mapped, direction) for direction in directions)
+        forward, inverse = self.transformer.forward, self.transformer.inverse
+        return functools.partial(mapped, forward), functools.partial(mapped, inverse)
 
     def _parameters_of(self, rows: tf.Tensor, x: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
         """The transformer's parameters, `(moved, parameter_count, n)`."""
         context = None if context is None else flat(match_batch(context, x))
         return self.conditioner(pick_rows(rows, self._kept), context, transposed=True)
 
-    def _map_rows(
-        self, rows: tf.Tensor, parameters: tf.Tensor, direction: Callable[..., tuple]
+    def _map(
+        self,
+        rows: tf.Tensor,
+        parameters: tf.Tensor,
+        direction: Callable[..., tuple],
+        like: tf.Tensor,
+        context: tf.Tensor | None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Transform the rows that move; the result is in the shape of `like`."""
         order = np.concatenate([self._kept, self._moved])
         kept, moved = tf.split(reorder(rows, order), [len(self._kept), len(self._moved)])
         moved, log_det = direction(moved, parameters)
-        return reorder(tf.concat([kept, moved], 0), np.argsort(order)), tf.reduce_sum(log_det, 0)
-
-    def _as_events(
-        self, rows: tf.Tensor, log_det: tf.Tensor, like: tf.Tensor, context: tf.Tensor | None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        log_det = tf.reshape(log_det, ps.shape(like)[:-1])
+        rows = reorder(tf.concat([kept, moved], 0), np.argsort(order))
+        log_det = tf.reshape(tf.reduce_sum(log_det, 0), ps.shape(like)[:-1])
         return from_rows(rows, like), mark_missing(log_det, context)
 
 

@@ -98,8 +98,9 @@ def _compile_ahead(function: Callable, key: Hashable, *specs: tf.TensorSpec) -> 
 
 def in_xla() -> bool:
     """Whether a graph is being made that XLA will compile as a whole."""
-    graph = tf.compat.v1.get_default_graph()
-    return tf.inside_function() and control_flow_util.GraphOrParentsInXlaContext(graph)
+    return tf.inside_function() and control_flow_util.GraphOrParentsInXlaContext(
+        tf.compat.v1.get_default_graph()
+    )
 
 
 @contextlib.contextmanager

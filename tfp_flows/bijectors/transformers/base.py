@@ -18,7 +18,7 @@ class Transformer(abc.ABC):
     """An elementwise monotone map `x -> y` of scalars, with parameters given at the call."""
 
     own_units = False  # True where inputs must come in their own units, as angles must.
-    # True for a few operations: XLA then compiles the loop over columns that calls it (see MADE).
+    # True for a few operations: `MaskedAutoregressive` then lets XLA compile its loop over columns.
     light = False
 
     @property
