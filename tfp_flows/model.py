@@ -56,7 +56,7 @@ class FlowModel(MaximumLikelihood):
         `batch_shape == ()` and one floating dtype.
       memory: `"ordinary"` keeps what every layer computes for the backward pass; `"reversible"`
         computes it again through the inverses of the layers, so that memory for activations does
-        not grow with their number, for about 1.5 times the time. The gradients are the same up to
+        not grow with their number, for about 1.6 times the time. The gradients are the same up to
         rounding; see `distributions.reversible.log_prob` for the bijectors that gain.
       name: name of the model.
 

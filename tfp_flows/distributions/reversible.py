@@ -73,7 +73,7 @@ def log_prob(flow: tfd.Distribution, x: Any, context: Any | None = None) -> tf.T
     their neighbours; so are fixed maps at the data's end, such as `Support`.
 
     Costs one forward and one inverse pass more than the ordinary gradient, which share one call of
-    each coupling's network: about 1.5 times its time. Rounding errors of the recomputation add up
+    each coupling's network: about 1.6 times its time. Rounding errors of the recomputation add up
     along the layers, and where a layer stretches its input by a factor, so does it the errors so
     far: in float32, `LU` layers with scales far from 1 and many layers cost digits of the gradient.
 
