@@ -15,7 +15,7 @@ from tfp_flows import Flow, FlowModel, bijectors
 from tfp_flows.bijectors.support import Support
 from tfp_flows.distributions import bases
 from tfp_flows.distributions.dequantized import Dequantized
-from tfp_flows.ties import TiedValuesWarning, tied_columns, warn_of_ties
+from tfp_flows.model.ties import TiedValuesWarning, tied_columns, warn_of_ties
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -227,7 +227,7 @@ def test_a_model_fits_and_saves(noise, tmp_path):
 
 def test_adapt_adds_noise_and_adapts_what_is_inside():
     class Adapted(tfd.MultivariateNormalDiag):
-        own_units = True
+        needs_raw_data = True
 
         def adapt(self, x, context, again):
             self.seen, self.context, self.again = x, context, again

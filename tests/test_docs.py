@@ -23,9 +23,9 @@ from tfp_flows import (
     plots,
     serialization,
     testing,
-    ties,
 )
 from tfp_flows.distributions import toys
+from tfp_flows.model import ties
 
 ROOT = Path(__file__).parent.parent
 MODULES = [

@@ -9,8 +9,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from helpers import normal, randomize
 
-from tfp_flows import Flow, FlowModel, bijectors, flows, guard, networks
-from tfp_flows.ties import TiedValuesWarning
+from tfp_flows import Flow, FlowModel, bijectors, flows, networks
+from tfp_flows.model import guard
+from tfp_flows.model.ties import TiedValuesWarning
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 transformers = bijectors.transformers

@@ -21,30 +21,20 @@ MODULES = {
     for path in FILES
 }
 
-# What each part may import of the package: only what stands below it.
-BELOW = {
-    "networks": set(),
-    "bijectors": {"networks"},
-    "distributions": {"bijectors", "networks"},
-    "datasets": {"distributions"},
-    "flows": {"distributions", "bijectors", "networks"},
-    "serialization": {"distributions", "bijectors"},
-    "variables": set(),
-    "batches": set(),
-    "adam": set(),
-    "guard": {"distributions"},
-    "training": {"adam", "batches", "guard"},
-    "standardize": {"batches"},
-    "export": set(),
-    "ties": set(),
-    "model": {
-        *("distributions", "networks", "serialization", "training", "batches", "guard"),
-        *("standardize", "variables", "export", "ties"),
-    },
-    "testing": {"distributions", "bijectors", "networks", "serialization"},
-    "plots": {"distributions", "model"},
-    "_version": set(),
+# The order in which the parts stand on each other: each may import those before it.
+ORDER = ("ops", "networks", "bijectors", "distributions", "flows", "model")
+# What stands beside the order, and what of the package it may import.
+BESIDE = {
+    "_version": (),
+    "datasets": ("distributions",),
+    "serialization": ("ops", "bijectors", "distributions"),
+    "testing": ("ops", "networks", "bijectors", "distributions", "serialization"),
+    "plots": ("ops", "distributions", "model"),
 }
+BELOW = {part: {*ORDER[:i]} for i, part in enumerate(ORDER)} | {
+    part: set(below) for part, below in BESIDE.items()
+}
+BELOW["model"].add("serialization")
 
 
 def part_of(module):

@@ -11,13 +11,13 @@ import tensorflow_probability as tfp
 from helpers import normal
 
 from tfp_flows import Flow, FlowModel, bijectors, flows
-from tfp_flows.adam import one_operation_a_weight
-from tfp_flows.batches import arrays_of, epoch_of_batches, split_off
-from tfp_flows.bijectors.columns import pick_rows, reorder
 from tfp_flows.bijectors.transformers.rational_quadratic import Spline
-from tfp_flows.distributions import halves
-from tfp_flows.networks import fused
-from tfp_flows.networks.fused import call_fused, without_fusion
+from tfp_flows.distributions import chunks
+from tfp_flows.model.adam import one_operation_a_weight
+from tfp_flows.model.data import arrays_of, epoch_of_batches, split_off
+from tfp_flows.ops import xla
+from tfp_flows.ops.feature_major import permute_features, select_features
+from tfp_flows.ops.xla import call_compiled, without_xla
 
 tfd = tfp.distributions
 transformers = bijectors.transformers
@@ -33,7 +33,7 @@ def test_picked_rows_are_the_rows(numbers):
     weight = normal(6, len(numbers))
     with tf.GradientTape() as tape:
         tape.watch(rows)
-        found = pick_rows(rows, numbers)
+        found = select_features(rows, numbers)
         total = tf.reduce_sum(found * weight)
     np.testing.assert_array_equal(found, rows.numpy()[numbers].T)
     expected = np.zeros((5, 6), "float32")
@@ -43,7 +43,7 @@ def test_picked_rows_are_the_rows(numbers):
 
 def test_an_infinite_column_does_not_reach_the_others():
     x = np.array([[np.inf, 1.0, -np.inf, 2.0]], "float32")
-    np.testing.assert_array_equal(pick_rows(tf.constant(x.T), np.array([1, 3])), [[1.0, 2.0]])
+    np.testing.assert_array_equal(select_features(tf.constant(x.T), np.array([1, 3])), [[1.0, 2.0]])
 
 
 def test_rows_in_another_order_and_their_gradient():
@@ -51,7 +51,7 @@ def test_rows_in_another_order_and_their_gradient():
     weight = normal(4, 3, seed=1)
     with tf.GradientTape() as tape:
         tape.watch(rows)
-        found = reorder(rows, order)
+        found = permute_features(rows, order)
         total = tf.reduce_sum(found * weight)
     np.testing.assert_array_equal(found, rows.numpy()[order])
     np.testing.assert_array_equal(tape.gradient(total, rows).numpy()[order], weight)
@@ -144,8 +144,8 @@ def test_only_the_spline_is_compiled_and_only_in_graphs():
     def twice(factor, x):
         return (factor * x if tf.inside_function() else x / 0,)
 
-    np.testing.assert_array_equal(call_fused(twice, 2.0, tf.constant(1.0), shapes=[0]), [np.inf])
-    function = tf.function(lambda x: call_fused(twice, 2.0, x, shapes=[0])[0])
+    np.testing.assert_array_equal(call_compiled(twice, 2.0, tf.constant(1.0), shapes=[0]), [np.inf])
+    function = tf.function(lambda x: call_compiled(twice, 2.0, x, shapes=[0])[0])
     assert function(tf.constant(3.0)) == 6.0
     calls = [
         op
@@ -163,7 +163,7 @@ def test_what_is_compiled_ahead_is_what_the_graph_calls(monkeypatch):
         def start(self):
             threads.append(self)
 
-    monkeypatch.setattr(fused.threading, "Thread", Thread)
+    monkeypatch.setattr(xla.threading, "Thread", Thread)
 
     def compiled_names(graph):
         functions = graph.as_graph_def().library.function
@@ -174,15 +174,13 @@ def test_what_is_compiled_ahead_is_what_the_graph_calls(monkeypatch):
 
     function = tf.function(
         lambda x: (
-            call_fused(tripled, 3.0, 2 * x, shapes=[0])[0]
-            + call_fused(tripled, 3.0, x, shapes=[0])[0]
+            call_compiled(tripled, 3.0, 2 * x, shapes=[0])[0]
+            + call_compiled(tripled, 3.0, x, shapes=[0])[0]
         )
     )
     names = compiled_names(function.get_concrete_function(tf.TensorSpec([4])).graph)
     assert len(names) == len(threads) == 1
-    graph = (
-        tf.function(fused._compiled(tripled, 3.0)).get_concrete_function(tf.TensorSpec([4])).graph
-    )
+    graph = tf.function(xla._compiled(tripled, 3.0)).get_concrete_function(tf.TensorSpec([4])).graph
     assert compiled_names(graph) == names
     threads[0].run()
     np.testing.assert_array_equal(function(tf.ones([4])), [9.0] * 4)
@@ -193,9 +191,9 @@ def test_nothing_is_compiled_ahead_where_xla_compiles_everything(monkeypatch):
         assert threading.current_thread() is threading.main_thread()
         return (factor * x,)
 
-    monkeypatch.setattr(fused, "_compile_ahead", pytest.fail)
+    monkeypatch.setattr(xla, "_compile_ahead", pytest.fail)
     function = tf.function(
-        lambda x: call_fused(quadrupled, 4.0, x, shapes=[0])[0], jit_compile=True
+        lambda x: call_compiled(quadrupled, 4.0, x, shapes=[0])[0], jit_compile=True
     )
     np.testing.assert_array_equal(function(tf.ones([4])), [4.0] * 4)
 
@@ -209,7 +207,7 @@ def test_without_fusion_nothing_is_compiled(tmp_path):
         return [op for op in graph.get_operations() if "Call" in op.type]
 
     assert len(compiled_calls()) == 2
-    with without_fusion():
+    with without_xla():
         assert not compiled_calls()
     path = tmp_path / "exported"
     FlowModel(flow).export(path)
@@ -296,14 +294,14 @@ def test_a_flow_may_change_the_rank_of_events():
 def test_halves_are_taken_where_they_pay(monkeypatch):
     def halved(rows, jit=False, cores=2):
         traces = []
-        monkeypatch.setattr(halves, "_cores", lambda: cores)
+        monkeypatch.setattr(chunks, "_cores", lambda: cores)
 
         def total(x):
             traces.append(x.shape[0])
             return tf.reduce_sum(x, -1)
 
         x = tf.ones([rows, 2])
-        found = tf.function(lambda: halves.in_halves(total, x), jit_compile=jit)()
+        found = tf.function(lambda: chunks.map_chunks(total, x), jit_compile=jit)()
         np.testing.assert_array_equal(found, np.full(rows, 2.0))
         return traces
 
@@ -312,7 +310,7 @@ def test_halves_are_taken_where_they_pay(monkeypatch):
     assert halved(256, jit=True) == [256]
     assert halved(256, cores=1) == [256]
     traces = []
-    halves.in_halves(lambda x: traces.append(len(x)) or x, tf.ones([256]))
+    chunks.map_chunks(lambda x: traces.append(len(x)) or x, tf.ones([256]))
     assert traces == [256]  # Not in eager mode.
 
 
@@ -461,7 +459,7 @@ def test_light_steps_run_many_at_a_time_unless_batches_are_watched(monkeypatch):
     # Steps that are counted are counted one by one.
     rows = tf.data.Dataset.from_tensors(normal(10, 2)).repeat()
     assert model.predict(rows, steps=3, verbose=0).shape == (30,)
-    monkeypatch.setattr("tfp_flows.training._LIGHT_STEP", 100)
+    monkeypatch.setattr("tfp_flows.model.trainer._CHEAP_STEP", 100)
     assert at_a_time() == 1
     model.compile(keras.optimizers.SGD(0.0), steps_per_execution=3)
     assert at_a_time() == 3

@@ -20,10 +20,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from tensorflow_probability.python.util.deferred_tensor import DeferredTensor
 
 from tfp_flows import bijectors, distributions
 from tfp_flows.bijectors import transformers
+from tfp_flows.ops.internals import FUNCTIONAL_MODULE, deferred_transform
 
 __all__ = ["deserialize", "serialize"]
 
@@ -46,7 +46,7 @@ _KERAS_MODULES = (
     "keras.optimizers",
     "keras.optimizers.schedules",
     "keras.regularizers",
-    "keras.src.models.functional",
+    FUNCTIONAL_MODULE,
 )
 # Layers of Keras that run code or read files named in their config.
 _KERAS_REFUSED = (
@@ -127,8 +127,8 @@ class _Writer:
                 "trainable": obj.trainable,
                 "name": obj.name.split(":")[0],
             }
-        if isinstance(obj, DeferredTensor):
-            transform = obj._transform_fn
+        if isinstance(obj, tfp.util.DeferredTensor):
+            transform = deferred_transform(obj)
             if not isinstance(transform, tfp.bijectors.Bijector):
                 raise _refusal(transform, path)
             return {
@@ -189,7 +189,7 @@ class _Reader:
             return tf.Variable(value, trainable=config["trainable"], name=config["name"])
         if kind == "transformed_variable":
             variable, bijector = self.read(config["input"]), self.read(config["bijector"])
-            return DeferredTensor(variable, bijector)
+            return tfp.util.DeferredTensor(variable, bijector)
         if kind == "transformer":
             cls = _class(config["class"], transformers.Transformer)
             return cls.from_config(self.read(config["arguments"]))

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from tensorflow_probability.python.internal import tensor_util
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
+from tfp_flows.ops.internals import convert_nonref_to_tensor
 
 __all__ = ["BimodalSoftsign", "Rotation2D", "ShiftAndCube"]
 
@@ -34,7 +34,7 @@ def _parameter(value: Any, name: str, *, positive: bool = False) -> Any:
             need = "positive and finite" if positive else "finite"
             raise ValueError(f"`{name}` must be {need}. Received: {name}={value!r}")
         return value
-    return tensor_util.convert_nonref_to_tensor(value, dtype_hint=tf.float32, name=name)
+    return convert_nonref_to_tensor(value, dtype_hint=tf.float32, name=name)
 
 
 def _dtype(*parameters: Any) -> tf.DType | None:

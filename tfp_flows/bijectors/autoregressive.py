@@ -103,14 +103,14 @@ class MaskedAutoregressive(Bijector):
             self.event_size = event_size
             self.context_size = context_size
             self.transformer = transformer
-            self.own_units = transformer.own_units
+            self.needs_raw_data = transformer.needs_raw_data
             self.conditioner = AutoregressiveConditioner(
                 conditioner,
                 event_size=event_size,
                 parameter_count=transformer.parameter_count,
                 order=order,
                 passes=passes,
-                harmonics=HARMONICS if transformer.own_units else 0,
+                harmonics=HARMONICS if transformer.needs_raw_data else 0,
                 residual=residual,
                 activation=activation,
                 context_size=context_size,
@@ -137,7 +137,7 @@ class MaskedAutoregressive(Bijector):
         self, x: tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         x, context = self._check(x, context)
-        fuse = self.transformer.light and isinstance(self.transformer, Hashable)
+        fuse = self.transformer.compile_loop and isinstance(self.transformer, Hashable)
         transform = _shared_forward(self.transformer) if fuse else self.transformer.forward
         y, log_det = self.conditioner.solve(transform, x, context, fuse=fuse)
         return y, mark_missing(tf.reduce_sum(log_det, -1), context)

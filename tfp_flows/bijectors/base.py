@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
-tfb = tfp.bijectors
+from tfp_flows.ops.internals import remember_forward_log_det, remember_inverse_log_det
 
 __all__ = ["Bijector"]
 
@@ -35,7 +35,7 @@ class Bijector(tfb.Bijector):
     """
 
     context_size: int | None = None
-    own_units = False  # True where data must come in their own units, not standardized before.
+    needs_raw_data = False  # True where data must come in their own units, not standardized before.
 
     @classmethod
     def _parameter_properties(cls, dtype: tf.DType | None) -> dict:
@@ -47,12 +47,12 @@ class Bijector(tfb.Bijector):
 
     def _forward(self, x: tf.Tensor, **kwargs: tf.Tensor) -> tf.Tensor:
         y, log_det = self._forward_and_log_det(x, **kwargs)
-        self._cache.forward_attributes(x, **kwargs)["ildj"] = -log_det
+        remember_forward_log_det(self, x, log_det, **kwargs)
         return y
 
     def _inverse(self, y: tf.Tensor, **kwargs: tf.Tensor) -> tf.Tensor:
         x, log_det = self._inverse_and_log_det(y, **kwargs)
-        self._cache.inverse_attributes(y, **kwargs)["ildj"] = log_det
+        remember_inverse_log_det(self, y, log_det, **kwargs)
         return x
 
     def _forward_log_det_jacobian(self, x: tf.Tensor, **kwargs: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability.python.internal import prefer_static as ps
 
 from tfp_flows.bijectors.base import (
     Bijector,
@@ -16,12 +15,19 @@ from tfp_flows.bijectors.base import (
     check_event_size,
     mark_missing,
 )
-from tfp_flows.bijectors.columns import as_rows, flat, from_rows, pick_rows, reorder
 from tfp_flows.bijectors.elementwise import check_structure
 from tfp_flows.bijectors.transformers import Transformer
 from tfp_flows.bijectors.transformers.circular import wrap
 from tfp_flows.networks import MLP, PeriodicFeatures
 from tfp_flows.networks.conditioner import Conditioner, match_batch, network_policy
+from tfp_flows.ops.feature_major import (
+    flatten_batch,
+    from_feature_major,
+    permute_features,
+    select_features,
+    to_feature_major,
+)
+from tfp_flows.ops.internals import prefer_static as ps
 
 __all__ = ["Coupling"]
 
@@ -98,15 +104,18 @@ class Coupling(Bijector):
             self.event_size = event_size
             self.context_size = context_size
             self.transformer = transformer
-            self.own_units = transformer.own_units
+            self.needs_raw_data = transformer.needs_raw_data
             self.mask = _mask(event_size, mask, flip, may_keep_none=context_size is not None)
-            self._kept, self._moved = np.flatnonzero(self.mask), np.flatnonzero(~self.mask)
-            if transformer.own_units and not isinstance(conditioner, PeriodicFeatures):
-                conditioner = _periodic(conditioner, len(self._kept), dtype.name, seed)
+            self._identity_features, self._transformed_features = (
+                np.flatnonzero(self.mask),
+                np.flatnonzero(~self.mask),
+            )
+            if transformer.needs_raw_data and not isinstance(conditioner, PeriodicFeatures):
+                conditioner = _periodic(conditioner, len(self._identity_features), dtype.name, seed)
             self.conditioner = Conditioner(
                 conditioner,
-                input_size=len(self._kept),
-                output_shape=(len(self._moved), transformer.parameter_count),
+                input_size=len(self._identity_features),
+                output_shape=(len(self._transformed_features), transformer.parameter_count),
                 context_size=context_size,
                 dtype=dtype.name,
                 seed=seed,
@@ -138,11 +147,11 @@ class Coupling(Bijector):
         context = check_context(self, context, x.dtype)
         if context is not None:
             x = match_batch(x, context)
-        if self.transformer.own_units:
+        if self.transformer.needs_raw_data:
             x = wrap(x)
         # Columns as rows: each is picked whole, and elementwise maps run along contiguous memory.
         # Made once, for the network and the map: it takes as long as a product of the network.
-        rows = as_rows(x)
+        rows = to_feature_major(x)
         return self._map(rows, self._parameters_of(rows, x, context), direction, x, context)
 
     def _directions(
@@ -153,18 +162,20 @@ class Coupling(Bijector):
         `x` is what this bijector returned before, given the same context: nothing is checked,
         broadcast or wrapped again.
         """
-        parameters = self._parameters_of(as_rows(x), x, context)
+        parameters = self._parameters_of(to_feature_major(x), x, context)
 
         def mapped(direction: Callable[..., tuple], value: tf.Tensor) -> tuple:
-            return self._map(as_rows(value), parameters, direction, value, context)
+            return self._map(to_feature_major(value), parameters, direction, value, context)
 
         forward, inverse = self.transformer.forward, self.transformer.inverse
         return functools.partial(mapped, forward), functools.partial(mapped, inverse)
 
     def _parameters_of(self, rows: tf.Tensor, x: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
         """The transformer's parameters, `(moved, parameter_count, n)`."""
-        context = None if context is None else flat(match_batch(context, x))
-        return self.conditioner(pick_rows(rows, self._kept), context, transposed=True)
+        context = None if context is None else flatten_batch(match_batch(context, x))
+        return self.conditioner(
+            select_features(rows, self._identity_features), context, transposed=True
+        )
 
     def _map(
         self,
@@ -175,12 +186,15 @@ class Coupling(Bijector):
         context: tf.Tensor | None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Transform the rows that move; the result is in the shape of `like`."""
-        order = np.concatenate([self._kept, self._moved])
-        kept, moved = tf.split(reorder(rows, order), [len(self._kept), len(self._moved)])
+        order = np.concatenate([self._identity_features, self._transformed_features])
+        kept, moved = tf.split(
+            permute_features(rows, order),
+            [len(self._identity_features), len(self._transformed_features)],
+        )
         moved, log_det = direction(moved, parameters)
-        rows = reorder(tf.concat([kept, moved], 0), np.argsort(order))
+        rows = permute_features(tf.concat([kept, moved], 0), np.argsort(order))
         log_det = tf.reshape(tf.reduce_sum(log_det, 0), ps.shape(like)[:-1])
-        return from_rows(rows, like), mark_missing(log_det, context)
+        return from_feature_major(rows, like), mark_missing(log_det, context)
 
 
 def _periodic(

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
 from tfp_flows.bijectors.transformers import Transformer
-from tfp_flows.networks.arguments import floating, positive_int
+from tfp_flows.ops.checks import floating, positive_int
 
 __all__ = ["Elementwise"]
 
@@ -56,7 +56,7 @@ class Elementwise(Bijector):
         with tf.name_scope(name) as name:
             self.event_size = event_size
             self.transformer = transformer
-            self.own_units = transformer.own_units
+            self.needs_raw_data = transformer.needs_raw_data
             self.transformer_parameters = tf.Variable(
                 tf.zeros([transformer.parameter_count, event_size], dtype), name="parameters"
             )

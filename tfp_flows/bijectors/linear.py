@@ -20,8 +20,8 @@ from tfp_flows.bijectors.matrices import (
 )
 from tfp_flows.bijectors.parametric import Parametric
 from tfp_flows.bijectors.transformers.base import check_positive
-from tfp_flows.networks.arguments import permutation as order_of
-from tfp_flows.networks.arguments import positive_int
+from tfp_flows.ops.checks import permutation as order_of
+from tfp_flows.ops.checks import positive_int
 
 __all__ = ["LU", "QR", "Triangular"]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability.python.internal import prefer_static as ps
 
-from tfp_flows.networks.arguments import positive_int
+from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.internals import prefer_static as ps
 
 __all__ = [
     "log_diagonal",

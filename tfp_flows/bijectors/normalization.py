@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
-from tfp_flows.networks.arguments import floating, positive_int
+from tfp_flows.ops.checks import floating, positive_int
 
 __all__ = ["ActNorm"]
 
@@ -45,7 +45,7 @@ class ActNorm(Bijector):
       >>> norm.inverse([[1.0, 10.0], [3.0, 30.0]])     # [[-1., -1.], [1., 1.]]
     """
 
-    own_units = True  # It standardizes by itself.
+    needs_raw_data = True  # It standardizes by itself.
 
     def __init__(
         self,

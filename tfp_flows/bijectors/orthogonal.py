@@ -16,7 +16,7 @@ from tfp_flows.bijectors.matrices import (
     reflection_vectors,
 )
 from tfp_flows.bijectors.parametric import Parametric
-from tfp_flows.networks.arguments import positive_int
+from tfp_flows.ops.checks import positive_int
 
 __all__ = ["Householder", "Rotation"]
 

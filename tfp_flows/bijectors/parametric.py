@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability.python.internal import prefer_static as ps
 
 from tfp_flows.bijectors.base import (
     Bijector,
@@ -17,9 +16,10 @@ from tfp_flows.bijectors.base import (
     check_event_size,
     mark_missing,
 )
-from tfp_flows.networks.arguments import floating
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.parameters import Parameters
+from tfp_flows.ops.checks import floating
+from tfp_flows.ops.internals import prefer_static as ps
 
 __all__ = ["Parametric"]
 

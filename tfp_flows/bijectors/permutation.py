@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
-from tfp_flows.networks.arguments import permutation as order_of
-from tfp_flows.networks.arguments import positive_int
+from tfp_flows.ops.checks import permutation as order_of
+from tfp_flows.ops.checks import positive_int
 
 __all__ = ["Permutation"]
 

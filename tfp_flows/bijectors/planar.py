@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.bijectors.parametric import Parametric
-from tfp_flows.networks.arguments import positive_int
+from tfp_flows.ops.checks import positive_int
 
 __all__ = ["MIN_SLOPE", "Planar", "Radial", "above_minus_one", "tanh_root"]
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
 from tfp_flows.bijectors.constraints import Columns, Entry, Simplex, checked_support
-from tfp_flows.networks.arguments import floating, positive_int
+from tfp_flows.ops.checks import floating, positive_int
 
 __all__ = ["Support"]
 
@@ -69,7 +69,7 @@ class Support(Bijector):
       >>> flow = Flow(base, tfb.Chain([last, bijectors.Coupling(3, spline)]))
     """
 
-    own_units = True
+    needs_raw_data = True
 
     def __init__(
         self,

@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from tensorflow_probability.python.internal import prefer_static as ps
 
 from tfp_flows.bijectors.matrices import (
     multiply,
@@ -20,7 +19,8 @@ from tfp_flows.bijectors.matrices import (
 )
 from tfp_flows.bijectors.parametric import Parametric
 from tfp_flows.bijectors.planar import MIN_SLOPE, tanh_root
-from tfp_flows.networks.arguments import positive_int
+from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.internals import prefer_static as ps
 
 __all__ = ["Sylvester"]
 

@@ -22,6 +22,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.bijectors.coupling import Coupling
 from tfp_flows.bijectors.transformers import Affine
@@ -33,9 +35,7 @@ from tfp_flows.distributions.conditional import (
 )
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.distributions.resampled import Resampled
-from tfp_flows.networks.arguments import floating, positive_int
-
-tfd, tfb = tfp.distributions, tfp.bijectors
+from tfp_flows.ops.checks import floating, positive_int
 
 __all__ = [
     "box",

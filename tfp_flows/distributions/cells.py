@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.bijectors.coupling import Coupling
 from tfp_flows.bijectors.transformers import Affine
 from tfp_flows.distributions.flow import Flow
-
-tfd, tfb = tfp.distributions, tfp.bijectors
 
 __all__ = ["CellNoise", "checked_steps", "round_to"]
 

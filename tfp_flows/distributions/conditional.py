@@ -8,14 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.bijectors.base import check_context
 from tfp_flows.distributions.flow import stateless_seed
 from tfp_flows.networks import Parameters
-from tfp_flows.networks.arguments import positive_int
-
-tfd, tfb = tfp.distributions, tfp.bijectors
+from tfp_flows.ops.checks import positive_int
 
 __all__ = ["COMPONENT_SCALE", "ConditionalMixture", "diagonal_mixture", "spread_means"]
 

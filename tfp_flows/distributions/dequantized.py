@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.distributions.cells import CellNoise, checked_steps, round_to
 from tfp_flows.distributions.flow import Flow, stateless_seed
-from tfp_flows.networks.arguments import positive_int
-
-tfd, tfb = tfp.distributions, tfp.bijectors
+from tfp_flows.ops.checks import positive_int
 
 __all__ = ["Dequantized"]
 
@@ -74,7 +73,7 @@ class Dequantized(tfd.Distribution):
       >>> model.adapt(np.round(x))
     """
 
-    own_units = True
+    needs_raw_data = True
 
     def __init__(
         self,
@@ -213,7 +212,7 @@ class Dequantized(tfd.Distribution):
           ValueError: `distribution` does not take data in their own units, as steps are; a value is
             no multiple of its column's step.
         """
-        if again and not getattr(self.distribution, "own_units", False):
+        if again and not getattr(self.distribution, "needs_raw_data", False):
             raise ValueError(
                 "`distribution` must take data in their own units, as `steps` are: let its last "
                 f"bijector be a Support. Received: distribution={self.distribution!r}"

@@ -10,28 +10,22 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
-# `tfd.TransformedDistribution(...)` of bijectors that are no composite tensors, as ours are not,
-# makes an instance of this class, the base of the public one. A flow that were a composite tensor
-# would hide its variables from what it is nested in.
-from tensorflow_probability.python.distributions.transformed_distribution import (
-    _TransformedDistribution,
-)
-
-from tfp_flows.distributions.halves import in_halves, rows_are_alone
-from tfp_flows.distributions.steps import Given, chain_steps, context_size_of
+from tfp_flows.distributions.chain import Given, context_size_of, flatten_chain
+from tfp_flows.distributions.chunks import is_batch_independent, map_chunks
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.embedding import Embedding
-
-tfd, tfb = tfp.distributions, tfp.bijectors
+from tfp_flows.ops.internals import TransformedDistributionBase, is_injective
 
 __all__ = ["Flow"]
 
 _ADAPT_ROWS = 65_536
 
 
-class Flow(_TransformedDistribution):
+# A flow that were a composite tensor would hide its variables from what it is nested in.
+class Flow(TransformedDistributionBase):
     """A base distribution pushed through a bijector: what every factory in `flows` returns.
 
     With base density `p` and bijector `f` from base to data:
@@ -166,7 +160,7 @@ class Flow(_TransformedDistribution):
             context = self._embedding(context)
         steps = [
             step if context_size_of(step) is None else Given(step, context)
-            for step in chain_steps(self.bijector)
+            for step in flatten_chain(self.bijector)
         ]
         base = self.distribution
         if getattr(base, "context_size", None) is not None:
@@ -197,13 +191,13 @@ class Flow(_TransformedDistribution):
         value = tf.convert_to_tensor(value, dtype_hint=self.dtype)
         if context is not None:
             context = tf.convert_to_tensor(context, dtype_hint=self.dtype)
-        if not rows_are_alone(self):
+        if not is_batch_independent(self):
             return of_rows(value, context)
         if context is None:
-            return in_halves(of_rows, value)
+            return map_chunks(of_rows, value)
         if value.shape.rank != 2 or context.shape.rank != 2 or self._embedding is not None:
             return of_rows(value, context)
-        return in_halves(of_rows, match_batch(value, context), match_batch(context, value))
+        return map_chunks(of_rows, match_batch(value, context), match_batch(context, value))
 
     def prob(self, value: Any, context: Any | None = None, name: str = "prob") -> tf.Tensor:
         """Density at `value`: the exponential of `log_prob`."""
@@ -250,12 +244,12 @@ class Flow(_TransformedDistribution):
         return self.sample_and_log_prob(sample_shape, context, seed, name)
 
     def _call_sample_n(self, sample_shape: Any, seed: Any) -> tf.Tensor:
-        if not rows_are_alone(self):
+        if not is_batch_independent(self):
             return super()._call_sample_n(sample_shape, seed)
-        return in_halves(self.bijector.forward, self.distribution.sample(sample_shape, seed=seed))
+        return map_chunks(self.bijector.forward, self.distribution.sample(sample_shape, seed=seed))
 
     def _sample_and_log_prob(self, sample_shape: Any, seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        if not (self.bijector._is_injective and rows_are_alone(self)):
+        if not (is_injective(self.bijector) and is_batch_independent(self)):
             return super()._sample_and_log_prob(sample_shape, seed)
 
         def of_rows(x: tf.Tensor, log_prob: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -263,7 +257,7 @@ class Flow(_TransformedDistribution):
             return y, log_prob - self.bijector.forward_log_det_jacobian(x, event_ndims=1)
 
         base = self.distribution
-        return in_halves(of_rows, *base.experimental_sample_and_log_prob(sample_shape, seed=seed))
+        return map_chunks(of_rows, *base.experimental_sample_and_log_prob(sample_shape, seed=seed))
 
     def _log_prob(self, y: tf.Tensor) -> tf.Tensor:
         # A new tensor is unknown to TFP's caches, which look inputs up by identity.
@@ -273,7 +267,7 @@ class Flow(_TransformedDistribution):
         # data's end, or behind other fixed maps; a NaN from further inside, where parameters are
         # learned, must stay one.
         outside, event_ndims = None, self.event_shape.rank
-        for step in chain_steps(self.bijector):
+        for step in flatten_chain(self.bijector):
             if step.variables:
                 break
             x, x_ndims = step.inverse(y), step.inverse_event_ndims(event_ndims)
@@ -291,16 +285,16 @@ class Flow(_TransformedDistribution):
         far, the last applied first.
         """
         flow = self._conditioned(context)
-        steps = chain_steps(flow.bijector)
+        steps = flatten_chain(flow.bijector)
         return [flow.distribution] + [
             Flow(flow.distribution, tfb.Chain(steps[-k:]), name=f"stage_{k}")
             for k in range(1, len(steps) + 1)
         ]
 
     @property
-    def own_units(self) -> bool:
+    def needs_raw_data(self) -> bool:
         """Whether data must come as they are: the step at their end has a unit or a support."""
-        return getattr(chain_steps(self.bijector)[0], "own_units", False)
+        return getattr(flatten_chain(self.bijector)[0], "needs_raw_data", False)
 
     def adapt(self, y: Any, context: Any | None = None, *, again: bool = True) -> None:
         """Let the bijectors that can start from data do so, from the data's end to the base.
@@ -313,7 +307,7 @@ class Flow(_TransformedDistribution):
           context: `(n, *context_shape)`, if the flow needs context.
           again: whether those go again that were adapted before.
         """
-        steps = chain_steps(self.bijector)
+        steps = flatten_chain(self.bijector)
         able = [
             hasattr(step, "adapt") and (again or not getattr(step, "is_initialized", True))
             for step in steps
@@ -324,7 +318,7 @@ class Flow(_TransformedDistribution):
         thin = slice(None, None, 1 + len(y) // _ADAPT_ROWS)
         y = tf.cast(tf.convert_to_tensor(y), self.dtype)[thin]
         context = None if context is None else tf.convert_to_tensor(context)[thin]
-        given = chain_steps(self._conditioned(context).bijector)
+        given = flatten_chain(self._conditioned(context).bijector)
         for i in range(1, 1 + max((i for i, can in enumerate(able) if can), default=0)):
             y = given[i - 1].inverse(tf.identity(y))
             if able[i]:

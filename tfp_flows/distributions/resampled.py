@@ -9,11 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.networks import Conditioner
-from tfp_flows.networks.arguments import positive_int
-
-tfd, tfb = tfp.distributions, tfp.bijectors
+from tfp_flows.ops.checks import positive_int
 
 __all__ = ["Resampled"]
 

@@ -20,20 +20,22 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
-from tensorflow.compiler.tf2xla.python import xla
-from tensorflow.python.eager import record
-from tensorflow_probability.python.bijectors.invert import _Invert
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows import bijectors
 from tfp_flows.bijectors import transformers
 from tfp_flows.bijectors.base import Bijector
+from tfp_flows.distributions.chain import Given, flatten_chain
 from tfp_flows.distributions.flow import Flow
-from tfp_flows.distributions.steps import Given, chain_steps
 from tfp_flows.networks.conditioner import Conditioner
-from tfp_flows.networks.fused import in_xla
-
-tfd, tfb = tfp.distributions, tfp.bijectors
+from tfp_flows.ops.internals import (
+    InvertBase,
+    in_xla,
+    layers_of,
+    optimization_barrier,
+    stop_recording,
+)
 
 __all__ = ["check_reversible", "log_prob"]
 
@@ -102,7 +104,7 @@ def log_prob(flow: tfd.Distribution, x: Any, context: Any | None = None) -> tf.T
         flow = flow._conditioned(context)
     elif context is not None:
         raise ValueError(f"`context` was given, but only a Flow takes one. Received: flow={flow!r}")
-    flow = flow.copy(bijector=tfb.Chain(_in_runs(chain_steps(flow.bijector))))
+    flow = flow.copy(bijector=tfb.Chain(_in_runs(flatten_chain(flow.bijector))))
     # Not `Flow.log_prob`, which may split `x`, but not the context that the steps hold.
     return tfd.Distribution.log_prob(flow, x)
 
@@ -120,11 +122,11 @@ def check_reversible(flow: tfd.Distribution) -> None:
             "Activations are recomputed through a bijector: `distribution` must be a Flow or "
             f"another tfd.TransformedDistribution. Received: distribution={flow!r}"
         )
-    for step in map(_bare, chain_steps(flow.bijector)):
+    for step in map(_bare, flatten_chain(flow.bijector)):
         if not _is_reversible(step.bijector):
             continue
         networks = (part for part in step.bijector.submodules if isinstance(part, Conditioner))
-        for layer in (layer for network in networks for layer in network.layer._flatten_layers()):
+        for layer in (layer for network in networks for layer in layers_of(network.layer)):
             reason = _why_not_again(layer)
             if reason:
                 raise ValueError(
@@ -177,7 +179,7 @@ class _Step(NamedTuple):
 
 def _bare(bijector: tfb.Bijector) -> _Step:
     inverted, context = False, None
-    while isinstance(bijector, _Invert | Given):
+    while isinstance(bijector, InvertBase | Given):
         if isinstance(bijector, Given):
             bijector, context = bijector._bijector, bijector._context
         else:
@@ -259,7 +261,7 @@ class _Run(Bijector):
 
         @tf.custom_gradient
         def inverse(y: tf.Tensor, *contexts: tf.Tensor):
-            with record.stop_recording():
+            with stop_recording():
                 total = 0
                 for step in self._steps:
                     y, log_det = step.inverse(y, *contexts)
@@ -335,7 +337,7 @@ def _after(done: Sequence[tf.Tensor | None], *tensors: tf.Tensor) -> Sequence[tf
 
     @tf.custom_gradient
     def barrier(*tensors: tf.Tensor):  # XLA ignores control dependencies.
-        return xla.optimization_barrier(*tensors, *done)[: len(tensors)], lambda *g: g
+        return optimization_barrier(*tensors, *done)[: len(tensors)], lambda *g: g
 
     return barrier(*tensors)
 

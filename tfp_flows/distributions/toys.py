@@ -26,8 +26,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
-tfb = tfp.bijectors
 tfd = tfp.distributions
 
 __all__ = ["Checkerboard", "Circles", "EightGaussians", "Pinwheel", "TwoMoons", "TwoSpirals"]

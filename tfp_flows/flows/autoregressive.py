@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.bijectors.transformers import Affine, RationalQuadraticSpline
 from tfp_flows.distributions.flow import Flow
-from tfp_flows.flows.frame import Frame
-
-tfd, tfb = tfp.distributions, tfp.bijectors
+from tfp_flows.flows.build import Frame
 
 __all__ = ["autoregressive_spline", "iaf", "maf"]
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.bijectors import Elementwise
 from tfp_flows.bijectors.transformers import Additive, Affine, Inverse, MixtureOfLogistics
 from tfp_flows.distributions.flow import Flow
-from tfp_flows.flows.frame import Frame
-
-tfd = tfp.distributions
+from tfp_flows.flows.build import Frame
 
 __all__ = ["flow_plus_plus", "nice", "real_nvp"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.bijectors.transformers import (
     Bernstein,
@@ -16,9 +16,7 @@ from tfp_flows.bijectors.transformers import (
     UnconstrainedMonotonic,
 )
 from tfp_flows.distributions.flow import Flow
-from tfp_flows.flows.frame import Frame
-
-tfd = tfp.distributions
+from tfp_flows.flows.build import Frame
 
 __all__ = ["bernstein", "naf", "sum_of_squares", "umnn"]
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.bijectors import Planar, Radial, Sylvester
 from tfp_flows.distributions.flow import Flow
-from tfp_flows.flows.frame import Frame
-
-tfd = tfp.distributions
+from tfp_flows.flows.build import Frame
 
 __all__ = ["planar", "radial", "sylvester"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.bijectors import Elementwise
 from tfp_flows.bijectors.transformers import (
@@ -18,10 +18,8 @@ from tfp_flows.bijectors.transformers import (
 )
 from tfp_flows.distributions import bases
 from tfp_flows.distributions.flow import Flow
-from tfp_flows.flows.frame import Frame
+from tfp_flows.flows.build import Frame
 from tfp_flows.networks import PeriodicFeatures
-
-tfd = tfp.distributions
 
 __all__ = ["circular_spline", "elementwise_spline", "neural_spline"]
 

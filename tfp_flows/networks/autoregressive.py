@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability.python.internal import prefer_static as ps
 
-from tfp_flows.networks.arguments import permutation
 from tfp_flows.networks.conditioner import Conditioner, match_batch, network_policy
 from tfp_flows.networks.made import MADE
 from tfp_flows.networks.made_solve import Transform, solve, solve_by_passes
+from tfp_flows.ops.checks import permutation
+from tfp_flows.ops.internals import prefer_static as ps
 
 __all__ = ["AutoregressiveConditioner"]
 

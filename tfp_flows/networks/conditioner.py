@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
-from tensorflow_probability.python.internal import prefer_static as ps
 
-from tfp_flows.networks.arguments import positive_int
 from tfp_flows.networks.mlp import MLP
+from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.internals import prefer_static as ps
 
 __all__ = ["Conditioner", "match_batch"]
 

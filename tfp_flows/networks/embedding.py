@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
-from tensorflow_probability.python.internal import prefer_static as ps
+
+from tfp_flows.ops.internals import prefer_static as ps
 
 __all__ = ["Embedding"]
 

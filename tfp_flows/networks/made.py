@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_flows.networks.arguments import permutation, positive_int
 from tfp_flows.networks.mlp import dense_initializer, without_trainable
 from tfp_flows.networks.periodic import waves
+from tfp_flows.ops.checks import permutation, positive_int
 
 __all__ = ["MADE"]
 

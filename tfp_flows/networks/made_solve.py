@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import record
-from tensorflow_probability.python.internal import prefer_static as ps
 
-from tfp_flows.networks.fused import as_known, call_fused, fuses
 from tfp_flows.networks.made import MADE
+from tfp_flows.ops.internals import prefer_static as ps
+from tfp_flows.ops.internals import tape_may_record
+from tfp_flows.ops.xla import call_compiled, compiles_pieces, with_static_shape_of
 
 __all__ = ["solve", "solve_by_passes"]
 
@@ -81,7 +81,7 @@ def solve(
     adds = tuple(map(made.adds, range(len(hidden))))
     sizes = _Sizes(slots, block, made.parameter_count, made.compute_dtype, made.activation, adds)
     # Where a tape records, second derivatives may be wanted, which the fused loop does not have.
-    fuse = fuse and fuses() and not record.could_possibly_record()
+    fuse = fuse and compiles_pieces() and not tape_may_record()
     run = _fused_loop if fuse else _loop
     tensors = tf.nest.flatten([hidden, output])
     later, later_log_det = run((sizes, transform), values[head:], *tensors)
@@ -127,11 +127,11 @@ def _fused_loop(key: tuple[_Sizes, Transform], *tensors: tf.Tensor) -> tuple[tf.
     @tf.custom_gradient
     def solved(*tensors: tf.Tensor) -> tuple:
         def gradient(*upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            upstream = [as_known(g, tensors[0]) for g in upstream]
+            upstream = [with_static_shape_of(g, tensors[0]) for g in upstream]
             shapes = range(len(tensors))
-            return call_fused(_loop_gradients, key, *tensors, *upstream, shapes=shapes)
+            return call_compiled(_loop_gradients, key, *tensors, *upstream, shapes=shapes)
 
-        return call_fused(_loop, key, *tensors, shapes=(0, 0)), gradient
+        return call_compiled(_loop, key, *tensors, shapes=(0, 0)), gradient
 
     return solved(*tensors)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tfp_flows.networks.arguments import positive_int
+from tfp_flows.ops.checks import positive_int
 
 __all__ = ["MLP", "ResidualMLP"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tfp_flows.networks.arguments import positive_int
 from tfp_flows.networks.mlp import without_trainable
+from tfp_flows.ops.checks import positive_int
 
 __all__ = ["PeriodicFeatures", "waves"]
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
+from tfp_flows.distributions.chain import flatten_chain
 from tfp_flows.distributions.flow import Flow
-from tfp_flows.distributions.steps import chain_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-tfd, tfb = tfp.distributions, tfp.bijectors
 
 __all__ = [
     "DATA_COLOR",
@@ -91,7 +91,7 @@ def named_stages(flow: Any, context: Any) -> list[tuple[str, tfd.Distribution]]:
         given = bijector.name.rstrip("_0123456789").replace("_", "") != kind.lower()
         return bijector.name if given else kind
 
-    titles = ["base", *(title(step) for step in reversed(chain_steps(distribution.bijector)))]
+    titles = ["base", *(title(step) for step in reversed(flatten_chain(distribution.bijector)))]
     return list(zip(titles, flow.stages(context), strict=True))
 
 

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.testing.bijector_laws import BIJECTOR_LAWS
 from tfp_flows.testing.case import Case
 from tfp_flows.testing.flow_laws import FLOW_LAWS
-
-tfd, tfb = tfp.distributions, tfp.bijectors
 
 __all__ = ["BIJECTOR_LAWS", "FLOW_LAWS", "check_bijector", "check_flow"]
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.networks import Conditioner
 from tfp_flows.testing.case import Case, check_close, config, count_calls, fail
-
-tfd, tfb = tfp.distributions, tfp.bijectors
 
 
 def _round_trip(case: Case) -> None:

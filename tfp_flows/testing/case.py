@@ -9,12 +9,10 @@ from unittest import mock
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tfp_flows import serialization
 from tfp_flows.networks import AutoregressiveConditioner, Conditioner
-
-tfb = tfp.bijectors
 
 
 class Case:

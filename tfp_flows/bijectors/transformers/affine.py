@@ -28,7 +28,7 @@ class Additive(Transformer):
       >>> bijectors.Coupling(4, bijectors.transformers.Additive())
     """
 
-    light = True
+    compile_loop = True
 
     @property
     def parameter_count(self) -> int:
@@ -68,7 +68,7 @@ class Affine(Transformer):
       >>> bijectors.Coupling(4, bijectors.transformers.Affine(max_log_scale=2.0))
     """
 
-    light = True
+    compile_loop = True
 
     max_log_scale: float = 3.0
 

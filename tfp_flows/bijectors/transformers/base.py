@@ -17,9 +17,9 @@ Pair = tuple[tf.Tensor, tf.Tensor]
 class Transformer(abc.ABC):
     """An elementwise monotone map `x -> y` of scalars, with parameters given at the call."""
 
-    own_units = False  # True where inputs must come in their own units, as angles must.
+    needs_raw_data = False  # True where inputs must come in their own units, as angles must.
     # True for a few operations: `MaskedAutoregressive` then lets XLA compile its loop over columns.
-    light = False
+    compile_loop = False
 
     @property
     @abc.abstractmethod

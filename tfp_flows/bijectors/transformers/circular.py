@@ -60,7 +60,7 @@ class CircularSpline(Transformer):
       >>> angles = Flow(torus, bijectors.Elementwise(2, spline))
     """
 
-    own_units = True
+    needs_raw_data = True
 
     bins: int = 8
     min_bin: float = 5e-3

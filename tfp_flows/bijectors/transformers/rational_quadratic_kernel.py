@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.bijectors.transformers.base import Pair
-from tfp_flows.networks.fused import as_known, call_fused
+from tfp_flows.ops.xla import call_compiled, with_static_shape_of
 
 __all__ = ["Grid", "spline"]
 
@@ -54,10 +54,10 @@ def spline(grid: Grid, value: tf.Tensor, parameters: tf.Tensor) -> Pair:
     @tf.custom_gradient
     def mapped(value: tf.Tensor, parameters: tf.Tensor) -> tuple:
         def gradient(upstream: tf.Tensor, log_upstream: tf.Tensor) -> Pair:
-            upstreams = (as_known(g, value) for g in (upstream, log_upstream))
-            return call_fused(_gradients, grid, value, parameters, *upstreams, shapes=(0, 1))
+            upstreams = (with_static_shape_of(g, value) for g in (upstream, log_upstream))
+            return call_compiled(_gradients, grid, value, parameters, *upstreams, shapes=(0, 1))
 
-        return call_fused(_values, grid, value, parameters, shapes=(0, 0)), gradient
+        return call_compiled(_values, grid, value, parameters, shapes=(0, 0)), gradient
 
     return mapped(value, parameters)
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfp_flows.bijectors.transformers.affine import Affine
 from tfp_flows.bijectors.transformers.base import Pair, Transformer, check_positive
 from tfp_flows.bijectors.transformers.numerical import numerical_inverse
-from tfp_flows.networks.arguments import positive_int
+from tfp_flows.ops.checks import positive_int
 
 __all__ = ["DeepDenseSigmoidal", "DeepSigmoidal", "MixtureOfLogistics"]
 

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import tensorflow as tf
 import tensorflow_probability as tfp
-
-# `tfb.Chain([...])` and `tfb.Invert(...)` of bijectors that are no composite tensors, as ours are
-# not, make instances of these classes, the bases of the public ones.
-from tensorflow_probability.python.bijectors.chain import _Chain
-from tensorflow_probability.python.bijectors.invert import _Invert
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.bijectors.base import Bijector
 from tfp_flows.networks.conditioner import match_batch
+from tfp_flows.ops.internals import ChainBase, InvertBase
 
-tfd, tfb = tfp.distributions, tfp.bijectors
-
-__all__ = ["Given", "chain_steps", "context_size_of"]
+__all__ = ["Given", "context_size_of", "flatten_chain"]
 
 
-def chain_steps(bijector: tfb.Bijector) -> list[tfb.Bijector]:
+def flatten_chain(bijector: tfb.Bijector) -> list[tfb.Bijector]:
     """The bijectors of nested `tfb.Chain`s and `tfb.Invert`s, flat; the last applied is first.
 
     A bijector that is no chain is its own only step.
     """
-    if isinstance(bijector, _Chain):
-        return [step for part in bijector.bijectors for step in chain_steps(part)]
-    if isinstance(bijector, _Invert):
-        inner = chain_steps(bijector.bijector)
+    if isinstance(bijector, ChainBase):
+        return [step for part in bijector.bijectors for step in flatten_chain(part)]
+    if isinstance(bijector, InvertBase):
+        inner = flatten_chain(bijector.bijector)
         if len(inner) > 1:
             return [tfb.Invert(step) for step in reversed(inner)]
     return [bijector]
@@ -35,7 +31,7 @@ def chain_steps(bijector: tfb.Bijector) -> list[tfb.Bijector]:
 def context_size_of(bijector: tfb.Bijector, base: tfd.Distribution | None = None) -> int | None:
     """Width of the context of all conditional parts; None if there are none."""
     found = {getattr(base, "context_size", None)} - {None}
-    for step in chain_steps(bijector):
+    for step in flatten_chain(bijector):
         inside = () if isinstance(step, Given) else (step, *step.submodules)
         found |= {b.context_size for b in inside if isinstance(b, Bijector)} - {None}
     if len(found) > 1:
@@ -51,7 +47,7 @@ def _context_kwargs(bijector: tfb.Bijector, context: tf.Tensor) -> dict:
 
     TFP's composite bijectors pass a dictionary keyed by the names of their parts.
     """
-    if isinstance(bijector, _Invert):
+    if isinstance(bijector, InvertBase):
         return _context_kwargs(bijector.bijector, context)
     if isinstance(bijector, Bijector):
         return {} if bijector.context_size is None else {"context": context}

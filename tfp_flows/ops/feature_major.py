@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability.python.internal import prefer_static as ps
 
-__all__ = ["as_rows", "flat", "from_rows", "pick_rows", "reorder"]
+from tfp_flows.ops.internals import prefer_static as ps
+
+__all__ = [
+    "flatten_batch",
+    "from_feature_major",
+    "permute_features",
+    "select_features",
+    "to_feature_major",
+]
 
 
-def pick_rows(rows: tf.Tensor, numbers: np.ndarray) -> tf.Tensor:
+def select_features(rows: tf.Tensor, numbers: np.ndarray) -> tf.Tensor:
     """Of `(D, n)`, the rows with these numbers, as columns `(n, len(numbers))` for a network.
 
     It is a product with zeros and ones: infinite values become the largest finite ones, and a NaN
@@ -30,29 +37,31 @@ def pick_rows(rows: tf.Tensor, numbers: np.ndarray) -> tf.Tensor:
     return picked(rows)
 
 
-def flat(x: tf.Tensor) -> tf.Tensor:
+def flatten_batch(x: tf.Tensor) -> tf.Tensor:
     """`(..., D)` as a matrix `(n, D)`, `n` the size of the batch."""
     return x if x.shape.rank == 2 else tf.reshape(x, [-1, x.shape[-1]])
 
 
-def as_rows(x: tf.Tensor) -> tf.Tensor:
+def to_feature_major(x: tf.Tensor) -> tf.Tensor:
     """`(..., D)` as `(D, n)`: each column is contiguous, and elementwise maps run along it."""
-    return tf.transpose(flat(x))
+    return tf.transpose(flatten_batch(x))
 
 
-def from_rows(rows: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+def from_feature_major(rows: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """`(D, n)` as `(..., D)`, the shape of `like`."""
     columns = tf.transpose(rows)
     return columns if like.shape.rank == 2 else tf.reshape(columns, ps.shape(like))
 
 
-def reorder(rows: tf.Tensor, order: np.ndarray) -> tf.Tensor:
+def permute_features(rows: tf.Tensor, order: np.ndarray) -> tf.Tensor:
     """The rows in another order: row `order[i]` comes i-th."""
     if (order == np.arange(len(order))).all():
         return rows
 
     @tf.custom_gradient
     def gathered(rows: tf.Tensor) -> tf.Tensor:
-        return tf.gather(rows, order), lambda gradient: reorder(gradient, np.argsort(order))
+        return tf.gather(rows, order), lambda gradient: permute_features(
+            gradient, np.argsort(order)
+        )
 
     return gathered(rows)

@@ -15,21 +15,22 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util
 
-__all__ = ["as_known", "call_fused", "fuses", "in_xla", "without_fusion"]
+from tfp_flows.ops.internals import in_xla
+
+__all__ = ["call_compiled", "compiles_pieces", "with_static_shape_of", "without_xla"]
 
 _MULTIPLE = 128
 _LARGE = 10_000_000  # Numbers; to compute with more takes as long as to compile.
 _enabled = contextvars.ContextVar("fusion", default=True)
 
 
-def fuses() -> bool:
-    """Whether `call_fused` compiles: in a `tf.function` that XLA does not compile as a whole."""
+def compiles_pieces() -> bool:
+    """Whether `call_compiled` compiles: in a `tf.function` that XLA does not compile as a whole."""
     return tf.inside_function() and _enabled.get() and not in_xla()
 
 
-def call_fused(
+def call_compiled(
     function: Callable, key: Hashable, *tensors: tf.Tensor, shapes: Sequence[int]
 ) -> tuple[tf.Tensor, ...]:
     """`function(key, *tensors)`: compiled by XLA inside a `tf.function`, plain outside.
@@ -45,7 +46,7 @@ def call_fused(
       tensors: its arguments.
       shapes: for every result, the number of the tensor that has its shape.
     """
-    if not fuses() or any(0 in tensor.shape for tensor in tensors):
+    if not compiles_pieces() or any(0 in tensor.shape for tensor in tensors):
         return function(key, *tensors)
     if all(tensor.shape.is_fully_defined() for tensor in tensors):
         _compile_ahead(function, key, *(tf.TensorSpec(t.shape, t.dtype) for t in tensors))
@@ -58,11 +59,11 @@ def call_fused(
     return tuple(results)
 
 
-def as_known(tensor: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+def with_static_shape_of(tensor: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """The tensor, of the shape of `like`; the same is known of both before they have values.
 
-    What `call_fused` fills up must be filled up in both: what comes from outside, as gradients do,
-    may know more, or less.
+    What `call_compiled` fills up must be filled up in both: what comes from outside, as gradients
+    do, may know more, or less.
     """
     return tf.compat.v1.placeholder_with_default(tensor, like.shape)
 
@@ -96,15 +97,8 @@ def _compile_ahead(function: Callable, key: Hashable, *specs: tf.TensorSpec) -> 
     threading.Thread(target=run).start()
 
 
-def in_xla() -> bool:
-    """Whether a graph is being made that XLA will compile as a whole."""
-    return tf.inside_function() and control_flow_util.GraphOrParentsInXlaContext(
-        tf.compat.v1.get_default_graph()
-    )
-
-
 @contextlib.contextmanager
-def without_fusion() -> Iterator[None]:
+def without_xla() -> Iterator[None]:
     """Trace plain operations in this block, for runtimes that have no XLA."""
     token = _enabled.set(False)
     try:

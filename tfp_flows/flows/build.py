@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.bijectors import (
     LU,
@@ -24,10 +25,8 @@ from tfp_flows.bijectors import (
 from tfp_flows.bijectors.transformers import Transformer
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.networks import MLP
-from tfp_flows.networks.arguments import positive_int
 from tfp_flows.networks.conditioner import network_policy
-
-tfd, tfb = tfp.distributions, tfp.bijectors
+from tfp_flows.ops.checks import positive_int
 
 __all__ = ["Frame"]
 

@@ -11,9 +11,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_flows.networks.conditioner import Conditioner
-from tfp_flows.networks.fused import in_xla
+from tfp_flows.ops.internals import in_xla, layers_of
 
-__all__ = ["in_halves", "rows_are_alone"]
+__all__ = ["is_batch_independent", "map_chunks"]
 
 # Fewer rows than this are done at once: splitting them would cost more than it saves.
 _MIN_ROWS = 128
@@ -29,7 +29,7 @@ _ROW_BY_ROW = (
 )
 
 
-def in_halves(function: Callable, *batches: tf.Tensor) -> Any:
+def map_chunks(function: Callable, *batches: tf.Tensor) -> Any:
     """`function(*batches)`, tensors of as many rows, of both halves, one beside the other.
 
     The layers of a flow wait for each other, and the products in them are too small to share among
@@ -51,7 +51,7 @@ def in_halves(function: Callable, *batches: tf.Tensor) -> Any:
     return tf.nest.map_structure(lambda *of_halves: tf.concat(of_halves, 0), *results)
 
 
-def rows_are_alone(flow: tfp.distributions.TransformedDistribution) -> bool:
+def is_batch_independent(flow: tfp.distributions.TransformedDistribution) -> bool:
     """Whether each row, at both ends of the flow, is computed without the others.
 
     Not so with a batch of distributions, with events that are no vectors, with batch normalization,
@@ -65,7 +65,7 @@ def rows_are_alone(flow: tfp.distributions.TransformedDistribution) -> bool:
     modules = flow.submodules
     bijectors = [module for module in modules if isinstance(module, tfp.bijectors.Bijector)]
     networks = [module.layer for module in modules if isinstance(module, Conditioner)]
-    layers = [layer for network in networks for layer in network._flatten_layers()]
+    layers = [layer for network in networks for layer in layers_of(network)]
     return (
         all(
             type(bijector).__module__.startswith(("tfp_flows.", "tensorflow_probability."))

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_flows.adam import one_operation_a_weight
-from tfp_flows.batches import (
+from tfp_flows.model.adam import one_operation_a_weight
+from tfp_flows.model.data import (
     arrays_of,
     check_finite,
     epoch_of_batches,
@@ -21,11 +21,12 @@ from tfp_flows.batches import (
     split_off,
     unpack,
 )
-from tfp_flows.guard import StopOnNonFinite, all_finite
+from tfp_flows.model.guard import StopOnNonFinite, all_finite
+from tfp_flows.ops.internals import loss_tracker
 
 __all__ = ["MaximumLikelihood"]
 
-_LIGHT_STEP = 1e9  # Rows times parameters: on two cores, some 0.1 seconds.
+_CHEAP_STEP = 1e9  # Rows times parameters: on two cores, some 0.1 seconds.
 _STEPS_AT_A_TIME = 32
 
 
@@ -33,7 +34,7 @@ class MaximumLikelihood(keras.Model):
     """A Keras model whose loss is the mean negative log-likelihood of its data, in nats.
 
     A subclass has `event_dtype`, `event_shape`, `context_shape`, `log_prob(x, context)`,
-    `start_from(pairs)`, which is called before training and may look at the first batch, and
+    `initialize_from(pairs)`, which is called before training and may look at the first batch, and
     `explain_non_finite(pairs)`, which says in a sentence what made the loss not finite.
     """
 
@@ -69,7 +70,7 @@ class MaximumLikelihood(keras.Model):
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, weights)
         # Of many steps at a time, those after the first bad loss change nothing either.
-        numbers = [loss, self._loss_tracker.total]
+        numbers = [loss, loss_tracker(self).total]
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # That optimizer meets infinite gradients in its search for a scale, and skips them.
             numbers += gradients
@@ -81,7 +82,7 @@ class MaximumLikelihood(keras.Model):
 
         tf.cond(finite, update, lambda: None)
         loss = tf.where(finite, loss, tf.constant(np.nan, loss.dtype))
-        self._loss_tracker.update_state(loss, sample_weight=tf.size(log_prob))
+        loss_tracker(self).update_state(loss, sample_weight=tf.size(log_prob))
         return self.compute_metrics(inputs, None, log_prob, weight)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -177,7 +178,7 @@ class MaximumLikelihood(keras.Model):
                 check_finite(part, name)  # A dataset that is not read to its end may be huge.
         self._check_shapes(x, y)
         guard = StopOnNonFinite(lambda: self.explain_non_finite(pairs(x, y)))
-        self.start_from(pairs(*_training_rows(x, y, validation_split)))
+        self.initialize_from(pairs(*_training_rows(x, y, validation_split)))
         self.build_optimizer()
         if isinstance(validation_data, tuple | list):
             validation_data = pack(*validation_data)
@@ -279,7 +280,7 @@ class MaximumLikelihood(keras.Model):
         parameters = sum(math.prod(weight.shape) for weight in self.trainable_weights)
         watched = any(map(_watches_batches, callbacks[1:]))  # The first, our guard, can wait.
         counted = validation_steps is not None or self.run_eagerly
-        heavy = batch_size * parameters > _LIGHT_STEP
+        heavy = batch_size * parameters > _CHEAP_STEP
         self._set_steps(1 if watched or counted or heavy else _STEPS_AT_A_TIME)
 
     def _set_steps(self, steps: int) -> None:

@@ -11,14 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
-from tensorflow_probability.python.distributions.transformed_distribution import (
-    _TransformedDistribution,
-)
+from tensorflow_probability import distributions as tfd
 
-from tfp_flows.distributions.steps import chain_steps
-
-tfd = tfp.distributions
+from tfp_flows.distributions.chain import flatten_chain
+from tfp_flows.ops.internals import TransformedDistributionBase
 
 __all__ = ["StopOnNonFinite", "all_finite", "explain_non_finite"]
 
@@ -92,8 +88,8 @@ def explain_non_finite(
 def _first_bad_value(distribution: tfd.Distribution, x: tf.Tensor) -> str | None:
     steps: list = []
     base = distribution
-    if isinstance(distribution, _TransformedDistribution):
-        steps, base = chain_steps(distribution.bijector), distribution.distribution
+    if isinstance(distribution, TransformedDistributionBase):
+        steps, base = flatten_chain(distribution.bijector), distribution.distribution
     event_ndims = distribution.event_shape.rank
     for k, step in enumerate(steps, start=1):
         x = tf.identity(x)  # Values from before the last update must not come from a cache.
@@ -117,7 +113,7 @@ def _first_bad_gradient(distribution: tfd.Distribution, x: tf.Tensor) -> str | N
         loss = -tf.reduce_mean(distribution.log_prob(x))
     gradients = dict(zip([v.ref() for v in variables], tape.gradient(loss, variables), strict=True))
     # The gradient runs from the base back to the data: the base's side is where it breaks first.
-    for step in reversed(chain_steps(getattr(distribution, "bijector", None))):
+    for step in reversed(flatten_chain(getattr(distribution, "bijector", None))):
         for variable in getattr(step, "trainable_variables", ()):
             gradient = gradients.get(variable.ref())
             if gradient is not None and not _finite(gradient):

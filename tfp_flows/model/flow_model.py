@@ -10,19 +10,19 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
-from tfp_flows import export, guard, serialization, variables
-from tfp_flows.batches import collect
+from tfp_flows import serialization
 from tfp_flows.distributions import reversible
 from tfp_flows.distributions.flow import Flow, stateless_seed
+from tfp_flows.model import export, guard, variables
+from tfp_flows.model.data import collect
+from tfp_flows.model.standardizer import Standardizer
+from tfp_flows.model.ties import warn_of_ties
+from tfp_flows.model.trainer import MaximumLikelihood
 from tfp_flows.networks import Conditioner, Embedding
-from tfp_flows.networks.fused import without_fusion
-from tfp_flows.standardize import Standardizer
-from tfp_flows.ties import warn_of_ties
-from tfp_flows.training import MaximumLikelihood
-
-tfd = tfp.distributions
+from tfp_flows.ops.internals import layers_of
+from tfp_flows.ops.xla import without_xla
 
 __all__ = ["FlowModel"]
 
@@ -96,7 +96,7 @@ class FlowModel(MaximumLikelihood):
         policies = {
             layer.dtype_policy.name
             for conditioner in conditioners
-            for layer in conditioner._flatten_layers()
+            for layer in layers_of(conditioner)
         }
         mixed = next((name for name in sorted(policies) if name.startswith("mixed_")), None)
         # The policy tells `compile` to scale the loss; events themselves are never cast to half.
@@ -156,27 +156,27 @@ class FlowModel(MaximumLikelihood):
             raise ValueError("`adapt` was given context, but the distribution takes none.")
         name = "x" if context is None else "y"
         warn_of_ties(events, steps=getattr(self.distribution, "steps", None))
-        if not getattr(self.distribution, "own_units", False):
+        if not getattr(self.distribution, "needs_raw_data", False):
             self.event_standardizer.adapt(events, name)
         if context is not None and self.context_standardizer is not None:
             self.context_standardizer.adapt(context, "x")
-        self._start_from_data(context, events, again=True)
+        self._initialize_from_data(context, events, again=True)
 
-    def _start_from_data(self, context: Any, events: Any, *, again: bool) -> None:
+    def _initialize_from_data(self, context: Any, events: Any, *, again: bool) -> None:
         """Hand the data on to a distribution whose parts can start from data."""
         if not hasattr(self.distribution, "adapt"):
             return
-        if not getattr(self.distribution, "own_units", False):
+        if not getattr(self.distribution, "needs_raw_data", False):
             events = self.event_standardizer(tf.convert_to_tensor(events))
         if context is not None:
             context = self._standardize_context(context)
         self.distribution.adapt(events, context, again=again)
 
-    def start_from(self, pairs: Iterator[tuple[Any, Any]]) -> None:
+    def initialize_from(self, pairs: Iterator[tuple[Any, Any]]) -> None:
         """Hand the first batch of training to parts that start from data and have seen none."""
         parts = self.distribution.submodules
         if not all(getattr(part, "is_initialized", True) for part in parts):
-            self._start_from_data(*next(pairs), again=False)
+            self._initialize_from_data(*next(pairs), again=False)
 
     def log_prob(self, x: Any, context: Any | None = None) -> tf.Tensor:
         """Log-density in nats at events `x` in data units, given `context`, in data units too."""
@@ -243,7 +243,7 @@ class FlowModel(MaximumLikelihood):
             "memory": self.memory,
             "name": self.name,
             "policy": self.dtype_policy.name,
-            "trainable_layers": [layer.trainable for layer in self._flatten_layers()],
+            "trainable_layers": [layer.trainable for layer in layers_of(self)],
         }
 
     @classmethod
@@ -260,9 +260,7 @@ class FlowModel(MaximumLikelihood):
         finally:
             keras.config.set_dtype_policy(before)
         # Layers come before their sublayers, whose flags they overwrite.
-        for layer, trainable in zip(
-            model._flatten_layers(), config["trainable_layers"], strict=True
-        ):
+        for layer, trainable in zip(layers_of(model), config["trainable_layers"], strict=True):
             layer.trainable = trainable
         return model
 
@@ -320,7 +318,7 @@ class FlowModel(MaximumLikelihood):
         `log_prob(x)`, `log_prob(x, context)`, `sample(n)` and `sample(n, context)`, with `n` an
         int32 scalar; see `tf.saved_model.load`.
         """
-        with without_fusion():  # TensorFlow Serving, for one, has no XLA.
+        with without_xla():  # TensorFlow Serving, for one, has no XLA.
             export.export(self, str(filepath))
 
 

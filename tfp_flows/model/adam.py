@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfp_flows.ops.internals import adam_slots
+
 __all__ = ["one_operation_a_weight"]
 
 
@@ -55,8 +57,7 @@ def _update(
 ) -> None:
     if isinstance(gradient, tf.IndexedSlices):
         gradient = tf.convert_to_tensor(gradient)
-    index = optimizer._get_variable_index(variable)
-    moments = (optimizer._momentums[index], optimizer._velocities[index])
+    moments = adam_slots(optimizer, variable)
     beta1_power, beta2_power = (tf.cast(power, variable.dtype) for power in powers)
     tf.raw_ops.ResourceApplyAdam(
         var=variable.handle,

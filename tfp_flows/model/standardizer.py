@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_flows.batches import check_finite
+from tfp_flows.model.data import check_finite
 
 __all__ = ["Standardizer"]
 
