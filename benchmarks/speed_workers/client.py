@@ -10,7 +10,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,8 @@ class Machine:
     limit: float
     seconds: float  # For a task, in every round.
     cache: str  # An empty folder, so that no compiler finds results of an earlier run.
+    # Where a library is imported from, if not from this checkout or the environment.
+    checkouts: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
     def python(self, library: Library) -> str:
         return str(self.peers_python) if library.is_peer else sys.executable
@@ -91,7 +93,7 @@ class Worker:
             "CUDA_VISIBLE_DEVICES": "",
             "JAX_PLATFORMS": "cpu",
             "OMP_NUM_THREADS": str(setting.threads),
-            "PYTHONPATH": str(HERE.parents[1]),
+            "PYTHONPATH": str(machine.checkouts.get(setting.library, HERE.parents[1])),
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "TORCHINDUCTOR_CACHE_DIR": machine.cache,
         }
