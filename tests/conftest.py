@@ -1,6 +1,40 @@
-"""Settings that all tests share; they must be made before TensorFlow is imported."""
+"""Settings that all tests share, made before TensorFlow is imported, and fixtures of many files."""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """One compiled model for all tests that only look at how training runs."""
+    from training import DATA, compiled, weights
+
+    model = compiled()
+    model.adapt(DATA)
+    model.initial = weights(model)
+    model.fit(DATA[:16], batch_size=16, verbose=0)
+    return model
+
+
+@pytest.fixture
+def model(shared):
+    """The same model, as new."""
+    shared.set_weights(shared.initial)
+    for variable in shared.optimizer.variables:
+        variable.assign(0 * variable)
+    shared.optimizer.learning_rate = 0.01
+    return shared
+
+
+@pytest.fixture
+def policy(request):
+    """Keras' dtype policy of the parameter's name, for one test."""
+    import keras
+
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy("float32")

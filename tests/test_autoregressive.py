@@ -95,14 +95,14 @@ def test_solve_gives_the_numbers_of_all_passes(name):
             np.testing.assert_allclose(one, other, atol=1e-11)
 
 
-def test_solve_is_not_a_matter_of_how_many_steps_a_turn_takes(monkeypatch):
-    made = random_made(t.Affine(), **MADES["long"])
+@pytest.mark.parametrize("event_size", range(1, 9))
+def test_solve_takes_any_number_of_steps(event_size):
+    """Less than one turn of its loop, one, two, and all remainders."""
+    made = random_made(t.Affine(), event_size=event_size)
     x, _ = events(made)
-    expected = solve(made, t.Affine().forward, x)
-    for steps in (1, 2, 7, 50):
-        monkeypatch.setattr("tfp_flows.networks.made_solve._STEPS_A_TURN", steps)
-        for found, one in zip(solve(made, t.Affine().forward, x), expected, strict=True):
-            np.testing.assert_allclose(found, one, atol=1e-12)
+    expected = solve_by_passes(made, t.Affine().forward, x)
+    for found, one in zip(solve(made, t.Affine().forward, x), expected, strict=True):
+        np.testing.assert_allclose(found, one, atol=1e-12)
 
 
 def test_two_passes_are_a_coupling():

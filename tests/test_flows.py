@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 from helpers import normal, randomize
 
 from tfp_flows import Flow, bases, bijectors, flows, networks
+from tfp_flows.ops.internals import layers_of
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -221,7 +222,7 @@ def test_bad_spline_options_are_errors():
 def test_dropout_masks_differ_from_layer_to_layer():
     first, second = (
         layer
-        for layer in networks.MLP((64, 64), dropout=0.5, seed=3)._flatten_layers()
+        for layer in layers_of(networks.MLP((64, 64), dropout=0.5, seed=3))
         if isinstance(layer, keras.layers.Dropout)
     )
     ones = np.ones((8, 64), "float32")
