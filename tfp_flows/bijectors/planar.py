@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfp_flows.bijectors.parametric import Parametric
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.implicit import implicit_root
 
 __all__ = ["MIN_SLOPE", "Planar", "Radial", "above_minus_one", "tanh_root"]
 
@@ -31,7 +32,7 @@ class Planar(Parametric):
     `k = (1 - ε)(softplus(wᵀu + log(e - 1)) - 1)` and `ε = 0.01`, so that `u` is free, `u = 0` gives
     `û = 0`, and no slope is below `ε`. The forward direction costs two products with vectors; the
     inverse also a scalar root, by Newton's method, which takes about 5 steps and cannot fail here.
-    Its gradients are those of the root, to first order. Starts as the identity, `w` in a random
+    Its derivatives, to any order, are those of the root. Starts as the identity, `w` in a random
     direction.
 
     Shapes: events `(event_size,)`, context `(..., context_size)`; the batch shapes of both
@@ -93,11 +94,7 @@ class Planar(Parametric):
     def _unmap(self, y, w, u, b):
         push, gain = self._constrained(w, u)
         c = tf.reduce_sum(w * y, -1) + b
-        a = tanh_root(gain, c)
-        h = tf.tanh(a)
-        # One more step, in which the parameters do have gradients: those of the root.
-        slope = 1 + gain * (1 - h * h)
-        h = tf.tanh(a - (a + gain * h - c) / tf.stop_gradient(slope))
+        h = tf.tanh(implicit_root(_tanh_equation, tanh_root(gain, c), gain, c))
         return y - push * h[..., None], -tf.math.log1p(gain * (1 - h * h))
 
     @staticmethod
@@ -200,6 +197,12 @@ def _norm(x: tf.Tensor) -> tf.Tensor:
 def above_minus_one(raw: tf.Tensor) -> tf.Tensor:
     """Map any number to one above `MIN_SLOPE - 1`, and 0 to 0."""
     return (1 - MIN_SLOPE) * (tf.nn.softplus(raw + _UNIT_SOFTPLUS) - 1)
+
+
+def _tanh_equation(a: tf.Tensor, gain: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`a + gain tanh(a) - c`, and its derivative by `a`."""
+    h = tf.tanh(a)
+    return a + gain * h - c, 1 + gain * (1 - h * h)
 
 
 def tanh_root(gain: tf.Tensor, c: tf.Tensor) -> tf.Tensor:

@@ -20,6 +20,7 @@ from tfp_flows.bijectors.matrices import (
 from tfp_flows.bijectors.parametric import Parametric
 from tfp_flows.bijectors.planar import MIN_SLOPE, tanh_root
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.implicit import implicit_root
 from tfp_flows.ops.internals import prefer_static as ps
 
 __all__ = ["Sylvester"]
@@ -37,7 +38,7 @@ class Sylvester(Parametric):
     `sqrt(1 - ε) tanh(·)` with `ε = 0.01`, and no `1 + r_ii r̃_ii` is below `ε`. The forward
     direction costs products with those matrices. The inverse finds `z` row by row from the last,
     a scalar root each as in `Planar`: `rank` steps one after another, and products with
-    `rank × rank` matrices for every event. Gradients are those of the root, to first order. Starts
+    `rank × rank` matrices for every event. Derivatives, to any order, are those of the root. Starts
     as the identity: `R` is 0, `R̃` a multiple of the identity, the reflections random.
 
     Shapes: events `(event_size,)`, context `(..., context_size)`; the batch shapes of both
@@ -110,12 +111,9 @@ class Sylvester(Parametric):
     def _unmap(self, y, vectors, outer, inner, shift):
         outer, inner = self._constrained(outer, inner)
         c = self._down(vectors, y)
-        z = _solve_rows(outer, inner, shift, c)
-        h = tf.tanh(multiply(inner, z) + shift)
-        # One Newton step, in which the parameters do have gradients: those of the root.
-        change = tf.matmul(outer, (1 - h * h)[..., None] * inner)
-        jacobian = tf.stop_gradient(tf.eye(self.rank, dtype=y.dtype) + change)
-        z -= solve_triangular(jacobian, z + multiply(outer, h) - c, lower=False)
+        sources = (outer, inner, shift, c)
+        z = _solve_rows(*map(tf.stop_gradient, sources))
+        z = implicit_root(_equation, z, *sources, solve=_solve)
         h = tf.tanh(multiply(inner, z) + shift)
         return y - self._up(vectors, multiply(outer, h)), -_log_det(outer, inner, h)
 
@@ -147,13 +145,25 @@ def _log_det(outer: tf.Tensor, inner: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.math.log1p(_gains(outer, inner) * (1 - h * h)), -1)
 
 
+def _equation(
+    z: tf.Tensor, outer: tf.Tensor, inner: tf.Tensor, shift: tf.Tensor, c: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`z + R tanh(R̃ z + b) - c`, and its Jacobian matrix by `z`, upper triangular."""
+    h = tf.tanh(multiply(inner, z) + shift)
+    change = tf.matmul(outer, (1 - h * h)[..., None] * inner)
+    return z + multiply(outer, h) - c, tf.eye(z.shape[-1], dtype=z.dtype) + change
+
+
+def _solve(jacobian: tf.Tensor, v: tf.Tensor, adjoint: bool) -> tf.Tensor:
+    return solve_triangular(jacobian, v, lower=False, adjoint=adjoint)
+
+
 def _solve_rows(outer: tf.Tensor, inner: tf.Tensor, shift: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
-    """`z` in `z + R tanh(R̃ z + b) = c`, row by row from the last; without gradients.
+    """`z` in `z + R tanh(R̃ z + b) = c`, row by row from the last.
 
     Row `i` has `a_i = r̃_ii z_i + (terms of later rows)` alone unknown, in one equation
     `a_i + r_ii r̃_ii tanh(a_i) = ...`.
     """
-    outer, inner, shift, c = map(tf.stop_gradient, (outer, inner, shift, c))
     rank = outer.shape[-1]
 
     def solve(i: tf.Tensor, z: tf.Tensor, h: tf.Tensor) -> tuple[tf.Tensor, ...]:

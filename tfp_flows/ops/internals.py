@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow.compiler.tf2xla.python import xla as _xla
+from tensorflow.python.eager import forwardprop_util as _forwardprop_util
 from tensorflow.python.eager import record as _record
 from tensorflow.python.ops import control_flow_util as _control_flow_util
 
@@ -34,6 +35,7 @@ __all__ = [
     "adam_slots",
     "convert_nonref_to_tensor",
     "deferred_transform",
+    "has_tangents",
     "in_xla",
     "is_injective",
     "layers_of",
@@ -88,6 +90,11 @@ def in_xla() -> bool:
 def tape_may_record() -> bool:
     """Whether a tape or a forward-mode accumulator records what is computed now."""
     return bool(_record.could_possibly_record())
+
+
+def has_tangents(*tensors: tf.Tensor) -> bool:
+    """Whether a `tf.autodiff.ForwardAccumulator` follows how any of the tensors changes."""
+    return bool(_forwardprop_util.pack_tangents(list(tensors)).tangents)
 
 
 def stop_recording() -> contextlib.AbstractContextManager[None]:

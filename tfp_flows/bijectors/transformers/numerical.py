@@ -8,10 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.bijectors.transformers.base import Pair
+from tfp_flows.ops.implicit import implicit_root
 
 __all__ = ["numerical_inverse"]
 
 Direction = Callable[[tf.Tensor, tf.Tensor], Pair]
+Equation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Pair]
 _DOUBLINGS = 50
 _ITERATIONS = 100
 
@@ -21,46 +23,42 @@ def numerical_inverse(forward: Direction, y: tf.Tensor, parameters: tf.Tensor) -
 
     The bracket `[y - 1, y + 1]` is moved to the side where the root is, growing threefold each
     time, until it holds the root, or for 50 times. Newton's method, safeguarded by bisection of the
-    bracket, then finds the root `x₀` (about 5 to 20 evaluations of `forward`, never more than 100).
-    Neither is differentiated. A last Newton step, with `x₀` and the slope `f'` held constant,
-
-        `x = x₀ - (f(x₀; p) - y) / f'(x₀; p)`
-
-    has the derivatives of the inverse by the implicit function theorem: `dx/dy = 1 / f'` and
-    `dx/dp = -(∂f/∂p) / f'`. The log-det is that of `forward` at `x`, so that its gradient flows
-    through `x` and `p` alike. First derivatives are exact; second ones would need those of `f'`.
+    bracket, then finds the root `x` (about 5 to 20 evaluations of `forward`, never more than 100).
+    Neither is differentiated: derivatives are those of the inverse, `dx/dy = 1 / f'` and
+    `dx/dp = -(∂f/∂p) / f'`, and exact to any order (`implicit_root`). The log-det is that of
+    `forward` at `x`, so that its gradient flows through `x` and `p` alike.
 
     With a NaN no comparison holds, which ends the search at once: NaN comes out for a NaN in `y` or
     in the parameters.
 
     Args:
-      forward: a transformer's `forward`, increasing in `x`.
+      forward: a transformer's `forward`, increasing in `x`; it depends on nothing else that is
+        differentiated.
       y: `(..., units)`.
       parameters: `(..., parameter_count, units)`.
 
     Source: William Press, Saul Teukolsky, William Vetterling and Brian Flannery, "Numerical
     Recipes" (1986), section 9.4, for the safeguard.
     """
-    root = tf.stop_gradient(_root(forward, tf.stop_gradient(y), tf.stop_gradient(parameters)))
-    value, log_slope = forward(root, parameters)
-    x = root - (value - y) * tf.exp(-tf.stop_gradient(log_slope))
+    def equation(x: tf.Tensor, y: tf.Tensor, parameters: tf.Tensor) -> Pair:
+        """How far `forward` is above `y`, and the slope."""
+        value, log_slope = forward(x, parameters)
+        return value - y, tf.exp(log_slope)
+
+    root = _root(equation, tf.stop_gradient(y), tf.stop_gradient(parameters))
+    x = implicit_root(equation, root, y, parameters)
     return x, -forward(x, parameters)[1]
 
 
-def _root(forward: Direction, y: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+def _root(equation: Equation, y: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
     # Newton's method rather than `tfp.math.find_root_chandrupatla`: `forward` gives the slope
     # anyway, and compiled code holds `forward` once for the search, not three times.
     eps = np.finfo(y.dtype.as_numpy_dtype).eps
     y += tf.zeros_like(parameters[..., 0, :])  # The shape of the result.
 
-    def excess(x: tf.Tensor, parameters: tf.Tensor) -> Pair:
-        """How far `forward` is above `y`, and the slope."""
-        value, log_slope = forward(x, parameters)
-        return value - y, tf.exp(log_slope)
-
     def widen(ends: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         low, high = tf.unstack(ends)
-        at_low, at_high = tf.unstack(excess(ends, parameters[None])[0])
+        at_low, at_high = tf.unstack(equation(ends, y, parameters[None])[0])
         left, right, width = at_low > 0, at_high < 0, high - low
         low, high = (
             tf.where(left, low - 3 * width, tf.where(right, high, low)),
@@ -71,7 +69,7 @@ def _root(forward: Direction, y: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
     def narrow(
         low: tf.Tensor, high: tf.Tensor, x: tf.Tensor, step: tf.Tensor, _: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        above, slope = excess(x, parameters)
+        above, slope = equation(x, y, parameters)
         low, high = tf.where(above < 0, x, low), tf.where(above > 0, x, high)
         move = -above / slope
         newton = x + move
@@ -93,6 +91,8 @@ def _root(forward: Direction, y: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
     )
     low, high = tf.unstack(ends)
     state = (low, high, tf.clip_by_value(y, low, high), high - low, everywhere)
-    return tf.while_loop(
+    x = tf.while_loop(
         lambda *state: tf.reduce_any(state[-1]), narrow, state, maximum_iterations=_ITERATIONS
     )[2]
+    above, slope = equation(x, y, parameters)
+    return x - above / slope

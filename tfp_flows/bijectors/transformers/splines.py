@@ -14,6 +14,7 @@ from tfp_flows.bijectors.transformers.rational_quadratic import (
     shares,
     slopes_at_ends,
 )
+from tfp_flows.ops.implicit import implicit_root
 
 __all__ = ["CubicSpline", "LinearSpline", "QuadraticSpline"]
 
@@ -189,8 +190,7 @@ class CubicSpline(Spline):
     of parameters. `2 bins` parameters a scalar.
 
     Forward costs about `25 bins` elementwise operations; the inverse takes 20 steps more, of about
-    30 each, through which no gradient runs. Its gradient is that of the root (implicit): first
-    derivatives are exact, second derivatives of the inverse are not.
+    30 each, through which no gradient runs: derivatives, to any order, are those of the root.
 
     Args:
       bins: number of bins, at least 3.
@@ -242,12 +242,8 @@ class CubicSpline(Spline):
     @staticmethod
     def _inverse_in_bin(y: tf.Tensor, x_k: tf.Tensor, y_k: tf.Tensor, *piece: tf.Tensor) -> Pair:
         w, h, _, _ = piece
-        rise = tf.clip_by_value(y - y_k, 0.0, h)
-        root = _root(tf.stop_gradient(rise), *(tf.stop_gradient(part) for part in piece))
-        # The value of the root, with the gradient of the function that the equation defines.
-        miss = _cubic(root, *piece) - rise
-        slope = tf.stop_gradient(w * _cubic_slope(root, *piece))
-        t = root - (miss - tf.stop_gradient(miss)) / slope
+        sources = (tf.clip_by_value(y - y_k, 0.0, h), *piece)
+        t = implicit_root(_cubic_equation, _root(*map(tf.stop_gradient, sources)), *sources)
         return x_k + w * t, -tf.math.log(_cubic_slope(t, *piece))
 
 
@@ -272,18 +268,22 @@ def _cubic_slope(
     return d0 * u * u + 2 * (3 * h / w - d0 - d1) * t * u + d1 * t * t
 
 
+def _cubic_equation(t: tf.Tensor, rise: tf.Tensor, *piece: tf.Tensor) -> Pair:
+    """By how much the cubic has risen more than `rise`, and its derivative by `t`."""
+    return _cubic(t, *piece) - rise, piece[0] * _cubic_slope(t, *piece)
+
+
 def _root(rise: tf.Tensor, *piece: tf.Tensor) -> tf.Tensor:
-    """Where in the bin, from 0 to 1, the cubic has risen by `rise`; carries no gradient."""
-    w, h, _, _ = piece
+    """Where in the bin, from 0 to 1, the cubic has risen by `rise`."""
 
     def step(low: tf.Tensor, high: tf.Tensor, t: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        miss = _cubic(t, *piece) - rise
+        miss, slope = _cubic_equation(t, rise, *piece)
         low, high = tf.where(miss < 0, t, low), tf.where(miss < 0, high, t)
-        newton = t - miss / (w * _cubic_slope(t, *piece))
+        newton = t - miss / slope
         safe = (newton >= low) & (newton <= high)
         return low, high, tf.where(safe, newton, (low + high) / 2)
 
-    start = (tf.zeros_like(rise), tf.ones_like(rise), rise / h)
+    start = (tf.zeros_like(rise), tf.ones_like(rise), rise / piece[1])
     # A loop, not unrolled: traced once, and no long chain for XLA to fuse.
     _, _, t = tf.while_loop(lambda *_: True, step, start, maximum_iterations=_STEPS)
-    return tf.stop_gradient(t)
+    return t
