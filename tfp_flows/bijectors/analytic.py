@@ -15,7 +15,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
-from tfp_flows.ops.internals import convert_nonref_to_tensor
+from tfp_flows.ops.internals import convert_nonref_to_tensor, is_ref
 
 __all__ = ["BimodalSoftsign", "Rotation2D", "ShiftAndCube"]
 
@@ -35,6 +35,22 @@ def _parameter(value: Any, name: str, *, positive: bool = False) -> Any:
             raise ValueError(f"`{name}` must be {need}. Received: {name}={value!r}")
         return value
     return convert_nonref_to_tensor(value, dtype_hint=tf.float32, name=name)
+
+
+def _assertions(
+    bijector: Bijector, is_init: bool, *names: str, positive: bool = False
+) -> list[tf.Operation | tf.Tensor]:
+    """With `validate_args`, checks of tensors at the start, and of variables at every call."""
+    found: list[tf.Operation | tf.Tensor] = []
+    for name in names:
+        value = getattr(bijector, name)
+        if not bijector.validate_args or isinstance(value, float) or is_init == is_ref(value):
+            continue
+        value = tf.convert_to_tensor(value)
+        found.append(tf.debugging.assert_all_finite(value, f"`{name}` must be finite."))
+        if positive:
+            found.append(tf.debugging.assert_positive(value, message=f"`{name}` must be positive."))
+    return found
 
 
 def _dtype(*parameters: Any) -> tf.DType | None:
@@ -70,12 +86,13 @@ class ShiftAndCube(_PlaneMap):
 
     Args:
       coefficient: strength of the shift, shape `(B...)`.
-      validate_args: as in every `tfb.Bijector`.
+      validate_args: whether tensors are checked too, and variables at every call.
       name: name of the bijector.
 
     Raises:
       TypeError: `coefficient` is a string, a bool or None.
-      ValueError: `coefficient` is not finite, or the event size is not 2.
+      ValueError: `coefficient` is a float that is not finite, or the event size is not 2.
+      tf.errors.InvalidArgumentError: with `validate_args`, `coefficient` is not finite.
 
     Source: a coupling layer without a network; Laurent Dinh, David Krueger and Yoshua Bengio,
     "NICE: Non-linear Independent Components Estimation" (2014).
@@ -90,19 +107,15 @@ class ShiftAndCube(_PlaneMap):
         self, coefficient: Scalar, *, validate_args: bool = False, name: str = "shift_and_cube"
     ):
         parameters = dict(locals())
-        with tf.name_scope(name) as name:
-            self.coefficient = _parameter(coefficient, "coefficient")
-            super().__init__(
-                forward_min_event_ndims=1,
-                dtype=_dtype(self.coefficient),
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        self.coefficient = _parameter(coefficient, "coefficient")
+        super().__init__(parameters=parameters, dtype=_dtype(self.coefficient))
 
     @classmethod
-    def _parameter_properties(cls, dtype: tf.DType | None) -> dict:
+    def _parameter_properties(cls, dtype: tf.DType | None) -> dict[str, Any]:
         return {"coefficient": tfp.util.ParameterProperties()}
+
+    def _parameter_control_dependencies(self, is_init: bool) -> list[tf.Operation | tf.Tensor]:
+        return _assertions(self, is_init, "coefficient")
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x0, x1, coefficient = self._tensors(x, self.coefficient)
@@ -124,12 +137,13 @@ class Rotation2D(_PlaneMap):
 
     Args:
       angle: angle in radians, shape `(B...)`.
-      validate_args: as in every `tfb.Bijector`.
+      validate_args: whether tensors are checked too, and variables at every call.
       name: name of the bijector.
 
     Raises:
       TypeError: `angle` is a string, a bool or None.
-      ValueError: `angle` is not finite, or the event size is not 2.
+      ValueError: `angle` is a float that is not finite, or the event size is not 2.
+      tf.errors.InvalidArgumentError: with `validate_args`, `angle` is not finite.
 
     Source: any linear algebra text, e.g. Gilbert Strang, "Introduction to Linear Algebra" (2016).
 
@@ -140,20 +154,15 @@ class Rotation2D(_PlaneMap):
 
     def __init__(self, angle: Scalar, *, validate_args: bool = False, name: str = "rotation_2d"):
         parameters = dict(locals())
-        with tf.name_scope(name) as name:
-            self.angle = _parameter(angle, "angle")
-            super().__init__(
-                forward_min_event_ndims=1,
-                is_constant_jacobian=True,
-                dtype=_dtype(self.angle),
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        self.angle = _parameter(angle, "angle")
+        super().__init__(parameters=parameters, is_constant_jacobian=True, dtype=_dtype(self.angle))
 
     @classmethod
-    def _parameter_properties(cls, dtype: tf.DType | None) -> dict:
+    def _parameter_properties(cls, dtype: tf.DType | None) -> dict[str, Any]:
         return {"angle": tfp.util.ParameterProperties()}
+
+    def _parameter_control_dependencies(self, is_init: bool) -> list[tf.Operation | tf.Tensor]:
+        return _assertions(self, is_init, "angle")
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x0, x1, angle = self._tensors(x, self.angle)
@@ -188,12 +197,13 @@ class BimodalSoftsign(Bijector):
       sharpness: positive, shape `(B...)`. To train it, give a `tfp.util.TransformedVariable` that
         keeps it positive.
       scale: positive half-width of the support, in the units of `y`, shape `(B...)`.
-      validate_args: as in every `tfb.Bijector`.
+      validate_args: whether tensors are checked too, and variables at every call.
       name: name of the bijector.
 
     Raises:
       TypeError: a parameter is a string, a bool or None.
       ValueError: a Python float given as a parameter is not positive and finite.
+      tf.errors.InvalidArgumentError: with `validate_args`, a parameter is not.
 
     Source: the activation of James Bergstra, Guillaume Desjardins, Pascal Lamblin and Yoshua
     Bengio, "Quadratic Polynomials Learn Better Image Features" (2009), used as a map of densities.
@@ -212,23 +222,23 @@ class BimodalSoftsign(Bijector):
         name: str = "bimodal_softsign",
     ):
         parameters = dict(locals())
-        with tf.name_scope(name) as name:
-            self.sharpness = _parameter(sharpness, "sharpness", positive=True)
-            self.scale = _parameter(scale, "scale", positive=True)
-            super().__init__(
-                forward_min_event_ndims=0,
-                dtype=_dtype(self.sharpness, self.scale),
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        self.sharpness = _parameter(sharpness, "sharpness", positive=True)
+        self.scale = _parameter(scale, "scale", positive=True)
+        super().__init__(
+            parameters=parameters,
+            forward_min_event_ndims=0,
+            dtype=_dtype(self.sharpness, self.scale),
+        )
 
     @classmethod
-    def _parameter_properties(cls, dtype: tf.DType | None) -> dict:
+    def _parameter_properties(cls, dtype: tf.DType | None) -> dict[str, Any]:
         positive = tfp.util.ParameterProperties(
             default_constraining_bijector_fn=tfp.bijectors.Softplus
         )
         return {"sharpness": positive, "scale": positive}
+
+    def _parameter_control_dependencies(self, is_init: bool) -> list[tf.Operation | tf.Tensor]:
+        return _assertions(self, is_init, "sharpness", "scale", positive=True)
 
     def _is_increasing(self) -> bool:
         return True

@@ -99,32 +99,25 @@ class MaskedAutoregressive(Bijector):
     ):
         parameters = dict(locals())
         dtype = check_structure(event_size, transformer, dtype)
-        with tf.name_scope(name) as name:
-            self.event_size = event_size
-            self.context_size = context_size
-            self.transformer = transformer
-            self.needs_raw_data = transformer.needs_raw_data
-            self.conditioner = AutoregressiveConditioner(
-                conditioner,
-                event_size=event_size,
-                parameter_count=transformer.parameter_count,
-                order=order,
-                passes=passes,
-                harmonics=HARMONICS if transformer.needs_raw_data else 0,
-                residual=residual,
-                activation=activation,
-                context_size=context_size,
-                dtype=dtype.name,
-                seed=seed,
-            )
-            self.order = self.conditioner.order
-            super().__init__(
-                forward_min_event_ndims=1,
-                dtype=dtype,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        self.event_size = event_size
+        self.context_size = context_size
+        self.transformer = transformer
+        self.needs_raw_data = transformer.needs_raw_data
+        self.conditioner = AutoregressiveConditioner(
+            conditioner,
+            event_size=event_size,
+            parameter_count=transformer.parameter_count,
+            order=order,
+            passes=passes,
+            harmonics=HARMONICS if transformer.needs_raw_data else 0,
+            residual=residual,
+            activation=activation,
+            context_size=context_size,
+            dtype=dtype.name,
+            seed=seed,
+        )
+        self.order = self.conditioner.order
+        super().__init__(parameters=parameters, dtype=dtype)
 
     def _inverse_and_log_det(
         self, y: tf.Tensor, context: tf.Tensor | None = None

@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+import abc
+import contextlib
+import inspect
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
+from tfp_flows.ops.copies import Copyable
 from tfp_flows.ops.internals import remember_forward_log_det, remember_inverse_log_det
 
 __all__ = ["Bijector"]
 
 
-class Bijector(tfb.Bijector):
+class _Construction(abc.ABCMeta):
+    """How bijectors are made: in a name scope of their own, and copies with the same variables.
+
+    When TFP slices a chain or a distribution, it makes the bijectors inside again, by
+    `type(bijector)(**bijector.parameters)`. New variables must not come of that: `parameters` have
+    an entry `copy_of`, which no constructor gets to see.
+    """
+
+    def __call__(cls, *args: Any, copy_of: Bijector | None = None, **arguments: Any) -> Any:
+        if copy_of is not None:
+            same = copy_of.parameters
+            return copy_of.copy(**{k: v for k, v in arguments.items() if v is not same.get(k)})
+        name = arguments.get("name") or cls._default_name
+        with tf.name_scope(name) if name else contextlib.nullcontext():
+            return super().__call__(*args, **arguments)
+
+    @property
+    def _default_name(cls) -> str | None:
+        parameter = cls.__signature__.parameters.get("name")
+        return parameter.default if parameter and isinstance(parameter.default, str) else None
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The signature of the constructor, for `help`, which would show that of `__call__`."""
+        signature = inspect.signature(cls.__init__)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+class Bijector(Copyable, tfb.Bijector, metaclass=_Construction):
     """A `tfb.Bijector` whose value and log-determinant come out of the same computation.
 
     A subclass gives `_forward_and_log_det(x)` and `_inverse_and_log_det(y)`, each returning the
@@ -23,11 +57,21 @@ class Bijector(tfb.Bijector):
     A bijector that can be conditioned has an attribute `context_size` and takes `context=`, a
     tensor `(..., context_size)`, in both methods.
 
+    A bijector equals itself only: to TFP, others of the same class and arguments are equal, which
+    says nothing of weights. `copy()` shares all variables; `copy.deepcopy` and `pickle` make an
+    independent one, with the arguments of the constructor and the values of the variables.
+
+    Args:
+      parameters: the arguments of the subclass's constructor: the `dict(locals())` at its start.
+        `name` and `validate_args` are read from there.
+      forward_min_event_ndims: rank of an event; 0 for maps of scalars.
+      **options: as in `tfb.Bijector`: `dtype`, `inverse_min_event_ndims`, `is_constant_jacobian`.
+
     Example:
       >>> class Double(Bijector):
       ...     def __init__(self, name="double"):
       ...         parameters = dict(locals())
-      ...         super().__init__(forward_min_event_ndims=0, parameters=parameters, name=name)
+      ...         super().__init__(parameters=parameters, forward_min_event_ndims=0)
       ...     def _forward_and_log_det(self, x):
       ...         return 2 * x, tf.fill(tf.shape(x), tf.math.log(tf.constant(2, x.dtype)))
       ...     def _inverse_and_log_det(self, y):
@@ -37,13 +81,45 @@ class Bijector(tfb.Bijector):
     context_size: int | None = None
     needs_raw_data = False  # True where data must come in their own units, not standardized before.
 
-    @classmethod
-    def _parameter_properties(cls, dtype: tf.DType | None) -> dict:
-        return {}
+    def __init__(
+        self,
+        *,
+        parameters: dict[str, Any] | None = None,
+        forward_min_event_ndims: Any = 1,
+        **options: Any,
+    ):
+        given = parameters or {}
+        name = options.pop("name", given.get("name"))
+        scope = tf.get_current_name_scope()  # Unique in its graph, as `name` need not be.
+        if name and scope.split("/")[-1].startswith(name):
+            name = f"{scope}/"
+        options.setdefault("validate_args", given.get("validate_args", False))
+        super().__init__(
+            parameters=parameters,
+            forward_min_event_ndims=forward_min_event_ndims,
+            name=name,
+            **options,
+        )
 
-    def get_config(self) -> dict:
+    # As of all objects: TFP compares arguments, and so do its caches and those of `tf.function`.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    @property
+    def parameters(self) -> dict[str, Any] | None:
+        """The arguments of the constructor, for TFP, which makes copies of them."""
+        return None if self._parameters is None else {**self._parameters, "copy_of": self}
+
+    def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor: what is needed to build it again, weights aside."""
-        return dict(self.parameters)
+        return dict(self._parameters or {})
+
+    def _arguments(self) -> dict[str, Any]:
+        return self.get_config()
+
+    @classmethod
+    def _parameter_properties(cls, dtype: tf.DType | None) -> dict[str, Any]:
+        return {}
 
     def _forward(self, x: tf.Tensor, **kwargs: tf.Tensor) -> tf.Tensor:
         y, log_det = self._forward_and_log_det(x, **kwargs)

@@ -100,33 +100,26 @@ class Coupling(Bijector):
     ):
         parameters = dict(locals())
         dtype = check_structure(event_size, transformer, dtype)
-        with tf.name_scope(name) as name:
-            self.event_size = event_size
-            self.context_size = context_size
-            self.transformer = transformer
-            self.needs_raw_data = transformer.needs_raw_data
-            self.mask = _mask(event_size, mask, flip, may_keep_none=context_size is not None)
-            self._identity_features, self._transformed_features = (
-                np.flatnonzero(self.mask),
-                np.flatnonzero(~self.mask),
-            )
-            if transformer.needs_raw_data and not isinstance(conditioner, PeriodicFeatures):
-                conditioner = _periodic(conditioner, len(self._identity_features), dtype.name, seed)
-            self.conditioner = Conditioner(
-                conditioner,
-                input_size=len(self._identity_features),
-                output_shape=(len(self._transformed_features), transformer.parameter_count),
-                context_size=context_size,
-                dtype=dtype.name,
-                seed=seed,
-            )
-            super().__init__(
-                forward_min_event_ndims=1,
-                dtype=dtype,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        self.event_size = event_size
+        self.context_size = context_size
+        self.transformer = transformer
+        self.needs_raw_data = transformer.needs_raw_data
+        self.mask = _mask(event_size, mask, flip, may_keep_none=context_size is not None)
+        self._identity_features, self._transformed_features = (
+            np.flatnonzero(self.mask),
+            np.flatnonzero(~self.mask),
+        )
+        if transformer.needs_raw_data and not isinstance(conditioner, PeriodicFeatures):
+            conditioner = _periodic(conditioner, len(self._identity_features), dtype.name, seed)
+        self.conditioner = Conditioner(
+            conditioner,
+            input_size=len(self._identity_features),
+            output_shape=(len(self._transformed_features), transformer.parameter_count),
+            context_size=context_size,
+            dtype=dtype.name,
+            seed=seed,
+        )
+        super().__init__(parameters=parameters, dtype=dtype)
 
     def _forward_and_log_det(
         self, x: tf.Tensor, context: tf.Tensor | None = None

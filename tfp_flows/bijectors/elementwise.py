@@ -53,20 +53,13 @@ class Elementwise(Bijector):
     ):
         parameters = dict(locals())
         dtype = check_structure(event_size, transformer, dtype)
-        with tf.name_scope(name) as name:
-            self.event_size = event_size
-            self.transformer = transformer
-            self.needs_raw_data = transformer.needs_raw_data
-            self.transformer_parameters = tf.Variable(
-                tf.zeros([transformer.parameter_count, event_size], dtype), name="parameters"
-            )
-            super().__init__(
-                forward_min_event_ndims=1,
-                dtype=dtype,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        self.event_size = event_size
+        self.transformer = transformer
+        self.needs_raw_data = transformer.needs_raw_data
+        self.transformer_parameters = tf.Variable(
+            tf.zeros([transformer.parameter_count, event_size], dtype), name="parameters"
+        )
+        super().__init__(parameters=parameters, dtype=dtype)
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         y, log_det = self.transformer.forward(x, self._parameters_for(x))

@@ -96,9 +96,7 @@ class LU(Parametric):
             conditioner=conditioner,
             dtype=dtype,
             seed=seed,
-            validate_args=validate_args,
             parameters=parameters,
-            name=name,
         )
 
     def _map(self, x, packed, shift):
@@ -196,9 +194,7 @@ class Triangular(Parametric):
             conditioner=conditioner,
             dtype=dtype,
             seed=seed,
-            validate_args=validate_args,
             parameters=parameters,
-            name=name,
         )
 
     def _map(self, x, entries, shift):
@@ -270,9 +266,7 @@ class QR(Parametric):
             conditioner=conditioner,
             dtype=dtype,
             seed=seed,
-            validate_args=validate_args,
             parameters=parameters,
-            name=name,
         )
 
     def _map(self, x, vectors, entries, shift):

@@ -58,18 +58,11 @@ class ActNorm(Bijector):
         parameters = dict(locals())
         positive_int(event_size, "event_size")
         dtype = floating(dtype)
-        with tf.name_scope(name) as name:
-            self.event_size = event_size
-            self.log_scale = tf.Variable(tf.zeros([event_size], dtype), name="log_scale")
-            self.shift = tf.Variable(tf.zeros([event_size], dtype), name="shift")
-            self.initialized = tf.Variable(False, trainable=False, name="initialized")
-            super().__init__(
-                forward_min_event_ndims=1,
-                dtype=dtype,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        self.event_size = event_size
+        self.log_scale = tf.Variable(tf.zeros([event_size], dtype), name="log_scale")
+        self.shift = tf.Variable(tf.zeros([event_size], dtype), name="shift")
+        self.initialized = tf.Variable(False, trainable=False, name="initialized")
+        super().__init__(parameters=parameters, dtype=dtype)
 
     @property
     def is_initialized(self) -> bool:

@@ -82,9 +82,7 @@ class Householder(Parametric):
             conditioner=conditioner,
             dtype=dtype,
             seed=seed,
-            validate_args=validate_args,
             parameters=parameters,
-            name=name,
         )
 
     def _map(self, x, vectors):
@@ -147,9 +145,7 @@ class Rotation(Parametric):
             conditioner=conditioner,
             dtype=dtype,
             seed=seed,
-            validate_args=validate_args,
             parameters=parameters,
-            name=name,
         )
 
     def _map(self, x, entries):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -44,7 +45,7 @@ class Parametric(Bijector):
         `(batch, context_size) -> (batch, features)`.
       dtype: floating dtype of events and parameters.
       seed: integer for reproducible initial weights of the network, or `None`.
-      validate_args, parameters, name: as in every `tfb.Bijector`.
+      parameters: the arguments of the subclass's constructor.
 
     Raises:
       ValueError: `dtype` is neither float32 nor float64, or `context_size` no positive integer.
@@ -59,30 +60,21 @@ class Parametric(Bijector):
         conditioner: Sequence[int] | keras.layers.Layer,
         dtype: str | tf.DType,
         seed: int | None,
-        validate_args: bool,
-        parameters: dict,
-        name: str,
+        parameters: dict[str, Any],
     ):
         dtype = floating(dtype)
-        with tf.name_scope(name) as name:
-            self.event_size = event_size
-            self.context_size = context_size
-            self._shapes = tuple(array.shape for array in initial)
-            vector = np.concatenate([array.ravel() for array in initial])
-            self._values = Parameters(
-                vector,
-                context_size=context_size,
-                conditioner=conditioner,
-                dtype=dtype.name,
-                seed=seed,
-            )
-            super().__init__(
-                forward_min_event_ndims=1,
-                dtype=dtype,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        self.event_size = event_size
+        self.context_size = context_size
+        self._shapes = tuple(array.shape for array in initial)
+        vector = np.concatenate([array.ravel() for array in initial])
+        self._values = Parameters(
+            vector,
+            context_size=context_size,
+            conditioner=conditioner,
+            dtype=dtype.name,
+            seed=seed,
+        )
+        super().__init__(parameters=parameters, dtype=dtype)
 
     @abc.abstractmethod
     def _map(self, x: tf.Tensor, *arrays: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -58,16 +58,10 @@ class Permutation(Bijector):
         positive_int(event_size, "event_size")
         permutation = order_of(permutation, event_size, "permutation", seed)
         parameters["permutation"] = permutation
-        with tf.name_scope(name) as name:
-            self.event_size = event_size
-            self.permutation = np.array(permutation)
-            self._restore = np.argsort(permutation)
-            super().__init__(
-                forward_min_event_ndims=1,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        self.event_size = event_size
+        self.permutation = np.array(permutation)
+        self._restore = np.argsort(permutation)
+        super().__init__(parameters=parameters)
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return self._reorder(x, self.permutation)

@@ -81,9 +81,7 @@ class Planar(Parametric):
             conditioner=conditioner,
             dtype=dtype,
             seed=seed,
-            validate_args=validate_args,
             parameters=parameters,
-            name=name,
         )
 
     def _map(self, x, w, u, b):
@@ -160,9 +158,7 @@ class Radial(Parametric):
             conditioner=conditioner,
             dtype=dtype,
             seed=seed,
-            validate_args=validate_args,
             parameters=parameters,
-            name=name,
         )
 
     def _map(self, x, center, raw_alpha, raw_beta):

@@ -85,23 +85,16 @@ class Support(Bijector):
         dtype = floating(dtype)
         numpy_dtype = dtype.as_numpy_dtype
         support = parameters["support"] = checked_support(support, event_size, numpy_dtype)
-        with tf.name_scope(name) as name:
-            self.event_size = event_size
-            self.support = support
-            if support == "simplex":
-                self._map = Simplex(event_size, numpy_dtype)
-            else:
-                entries = support if isinstance(support, list) else [support] * event_size
-                self._map = Columns(entries, numpy_dtype)
-            self.shift = tf.Variable(tf.zeros([event_size], dtype), trainable=False, name="shift")
-            self.scale = tf.Variable(tf.ones([event_size], dtype), trainable=False, name="scale")
-            super().__init__(
-                forward_min_event_ndims=1,
-                dtype=dtype,
-                validate_args=validate_args,
-                parameters=parameters,
-                name=name,
-            )
+        self.event_size = event_size
+        self.support = support
+        if support == "simplex":
+            self._map = Simplex(event_size, numpy_dtype)
+        else:
+            entries = support if isinstance(support, list) else [support] * event_size
+            self._map = Columns(entries, numpy_dtype)
+        self.shift = tf.Variable(tf.zeros([event_size], dtype), trainable=False, name="shift")
+        self.scale = tf.Variable(tf.ones([event_size], dtype), trainable=False, name="scale")
+        super().__init__(parameters=parameters, dtype=dtype)
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         check_event_size(self, x, self.event_size)

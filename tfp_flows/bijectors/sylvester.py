@@ -98,9 +98,7 @@ class Sylvester(Parametric):
             conditioner=conditioner,
             dtype=dtype,
             seed=seed,
-            validate_args=validate_args,
             parameters=parameters,
-            name=name,
         )
 
     def _map(self, x, vectors, outer, inner, shift):

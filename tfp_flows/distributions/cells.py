@@ -13,11 +13,12 @@ from tensorflow_probability import distributions as tfd
 from tfp_flows.bijectors.coupling import Coupling
 from tfp_flows.bijectors.transformers import Affine
 from tfp_flows.distributions.flow import Flow
+from tfp_flows.ops.copies import Copyable
 
 __all__ = ["CellNoise", "checked_steps", "round_to"]
 
 
-class CellNoise(tf.Module):
+class CellNoise(Copyable, tf.Module):
     """`u = σ(v)` with `v` from a flow given the rounded values: noise in cells of unit size.
 
     A flow made here starts with logistic `v`, that is with uniform `u`.
@@ -58,6 +59,7 @@ class CellNoise(tf.Module):
                 f"dtype={flow.dtype.name}"
             )
         self.flow = flow
+        self.parameters = {"flow": flow, "stepped": stepped, "dtype": dtype}
         # Networks want standardized inputs.
         self.shift = tf.Variable(tf.zeros([columns], dtype), trainable=False, name="shift")
         self.scale = tf.Variable(tf.ones([columns], dtype), trainable=False, name="scale")

@@ -15,6 +15,7 @@ from tfp_flows.bijectors.base import check_context
 from tfp_flows.distributions.flow import stateless_seed
 from tfp_flows.networks import Parameters
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.copies import Copyable
 
 __all__ = ["COMPONENT_SCALE", "ConditionalMixture", "diagonal_mixture", "spread_means"]
 
@@ -24,7 +25,7 @@ COMPONENT_SCALE = 0.5
 _MAX_LOG_SCALE = 3.0
 
 
-class ConditionalMixture(tfd.Distribution):
+class ConditionalMixture(Copyable, tfd.Distribution):
     """A mixture of normals with diagonal covariance, computed from context by one network.
 
     `p(x | c) = Σ_k w_k(c) N(x; μ_k(c), diag σ_k(c)²)`, a mixture density network. Every call runs

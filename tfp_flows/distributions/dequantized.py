@@ -14,11 +14,12 @@ from tensorflow_probability import distributions as tfd
 from tfp_flows.distributions.cells import CellNoise, checked_steps, round_to
 from tfp_flows.distributions.flow import Flow, stateless_seed
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.copies import Copyable
 
 __all__ = ["Dequantized"]
 
 
-class Dequantized(tfd.Distribution):
+class Dequantized(Copyable, tfd.Distribution):
     """The distribution of rounded values: integers, or measurements to a tenth.
 
     A density of tied values has no upper bound: a flow may pile it up on the ties. Here a value `x`
@@ -128,6 +129,16 @@ class Dequantized(tfd.Distribution):
     def _parameter_properties(cls, dtype: tf.DType | None, num_classes: int | None = None) -> dict:
         return {"distribution": tfp.util.BatchedComponentProperties()}
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Arguments of the constructor that make another one with the same noise, for copies."""
+        state = {"noise": self.noise, "samples": self.samples, "seed": self.seed}
+        return {**super().parameters, **state}
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor: what is needed to build it again, weights aside."""
+        return super().parameters
+
     def _event_shape(self) -> tf.TensorShape:
         return self.distribution.event_shape
 
@@ -144,15 +155,7 @@ class Dequantized(tfd.Distribution):
                 f"`context` was given, but {self.distribution.name!r} takes none. "
                 f"Received: context of shape {np.shape(context)}"
             )
-        return Dequantized(
-            self.distribution.given(context),
-            self.steps,
-            noise=self.noise,
-            samples=self.samples,
-            align=self.align,
-            seed=self.seed,
-            name=self.name,
-        )
+        return self.copy(distribution=self.distribution.given(context))
 
     def _conditioned(self, context: Any | None) -> Dequantized:
         if context is None and self.context_size is not None:

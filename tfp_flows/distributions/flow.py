@@ -17,6 +17,7 @@ from tfp_flows.distributions.chain import Given, context_size_of, flatten_chain
 from tfp_flows.distributions.chunks import is_batch_independent, map_chunks
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.embedding import Embedding
+from tfp_flows.ops.copies import Copyable
 from tfp_flows.ops.internals import TransformedDistributionBase, is_injective
 
 __all__ = ["Flow"]
@@ -25,7 +26,7 @@ _ADAPT_ROWS = 65_536
 
 
 # A flow that were a composite tensor would hide its variables from what it is nested in.
-class Flow(TransformedDistributionBase):
+class Flow(Copyable, TransformedDistributionBase):
     """A base distribution pushed through a bijector: what every factory in `flows` returns.
 
     With base density `p` and bijector `f` from base to data:

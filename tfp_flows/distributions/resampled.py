@@ -14,11 +14,12 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_flows.networks import Conditioner
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.copies import Copyable
 
 __all__ = ["Resampled"]
 
 
-class Resampled(tfd.Distribution):
+class Resampled(Copyable, tfd.Distribution):
     """LARS, a density by learned accept/reject sampling: flows with it learn separate modes.
 
     Draws `z` of the standard normal `π` are accepted with probability `a(z)`, a network's output

@@ -25,7 +25,7 @@ from tensorflow_probability.python.distributions.transformed_distribution import
     _TransformedDistribution as TransformedDistributionBase,
 )
 from tensorflow_probability.python.internal import prefer_static
-from tensorflow_probability.python.internal.tensor_util import convert_nonref_to_tensor
+from tensorflow_probability.python.internal.tensor_util import convert_nonref_to_tensor, is_ref
 
 __all__ = [
     "FUNCTIONAL_MODULE",
@@ -34,10 +34,12 @@ __all__ = [
     "TransformedDistributionBase",
     "adam_slots",
     "convert_nonref_to_tensor",
+    "copy_attributes",
     "deferred_transform",
     "has_tangents",
     "in_xla",
     "is_injective",
+    "is_ref",
     "layers_of",
     "loss_tracker",
     "optimization_barrier",
@@ -77,6 +79,23 @@ def is_injective(bijector: tfp.bijectors.Bijector) -> bool:
 def deferred_transform(deferred: tfp.util.DeferredTensor) -> Any:
     """The function or bijector that a `DeferredTensor` applies to its variable."""
     return deferred._transform_fn
+
+
+def copy_attributes(obj: tf.Module, changed: dict[str, Any]) -> Any:
+    """Another object of TFP's with the same attributes, but for constructor arguments `changed`.
+
+    Of these, `name` and `validate_args` can be. TensorFlow tracks attributes in some whose names
+    begin with `_self_`: those are made anew.
+    """
+    copied = object.__new__(type(obj))
+    for name, value in vars(obj).items():
+        if not name.startswith("_self_"):
+            setattr(copied, name, value)
+    if copied._parameters is not None:
+        copied._parameters = copied._no_dependency({**copied._parameters, **changed})
+    for name, value in changed.items():
+        setattr(copied, f"_{name}", value)
+    return copied
 
 
 def in_xla() -> bool:
