@@ -22,6 +22,7 @@ from tfp_flows.bijectors.parametric import Parametric
 from tfp_flows.bijectors.transformers.base import check_positive
 from tfp_flows.ops.checks import permutation as order_of
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.columns import constant_columns
 
 __all__ = ["LU", "QR", "Triangular"]
 
@@ -121,7 +122,7 @@ class LU(Parametric):
           y: data `(n, event_size)`, finite, two rows or more.
 
         Raises:
-          ValueError: `y` has another shape.
+          ValueError: `y` has another shape, or a value that is not finite.
         """
         mean, triangle = _gaussian(y, self.event_size, self.permutation)
         log_scale = np.log(np.diag(triangle))
@@ -297,10 +298,12 @@ def _gaussian(
         raise ValueError(
             f"`y` must have shape (n, {size}), with two rows or more. Received: shape={y.shape}"
         )
+    if not np.isfinite(y).all():
+        raise ValueError("`y` must be finite. Received: an infinite value or a NaN")
     covariance = np.cov(y.T).reshape(size, size)
     # Columns that depend on each other, or few rows, leave the matrix singular.
-    variance = np.diag(covariance)
-    covariance = covariance + np.diag(1e-8 * np.where(variance > 0, variance, 1.0))
+    variance = np.where(constant_columns(y, "float64"), 1.0, np.diag(covariance))
+    covariance = covariance + np.diag(1e-8 * variance)
     if permutation is not None:
         before = np.argsort(permutation)
         covariance = covariance[np.ix_(before, before)]

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
 from tfp_flows.ops.checks import floating, positive_int
+from tfp_flows.ops.columns import check_unit, constant_columns, moments
 
 __all__ = ["ActNorm"]
 
@@ -79,7 +80,8 @@ class ActNorm(Bijector):
           y: data `(..., event_size)`, at least one event.
 
         Raises:
-          ValueError: `y` has another shape, or a value that is not finite.
+          ValueError: `y` has another shape, a value that is not finite, or a column in a unit that
+            does not fit the dtype.
         """
         y = np.asarray(y, "float64")
         if y.ndim < 2 or y.shape[-1] != self.event_size or not y.size:
@@ -93,11 +95,11 @@ class ActNorm(Bijector):
             raise ValueError(
                 f"`y` must be finite. Received: {y[row, column]} in row {row}, column {column}"
             )
-        deviation = y.std(0)
-        eps = np.finfo(self.dtype.as_numpy_dtype).eps
-        constant = deviation <= 100 * eps * np.abs(y).max(0)
-        self.shift.assign(y.mean(0))
-        self.log_scale.assign(np.log(np.where(constant, 1.0, deviation)))
+        mean, deviation = moments(y)
+        deviation = np.where(constant_columns(y, self.dtype), 1.0, deviation)
+        check_unit(y, deviation, self.dtype, "y")
+        self.shift.assign(mean)
+        self.log_scale.assign(np.log(deviation))
         self.initialized.assign(True)
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

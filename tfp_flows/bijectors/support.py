@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfp_flows.bijectors.base import Bijector, check_event_size
 from tfp_flows.bijectors.constraints import Columns, Entry, Simplex, checked_support
 from tfp_flows.ops.checks import floating, positive_int
+from tfp_flows.ops.columns import check_unit, check_varies, constant_columns, moments
 
 __all__ = ["Support"]
 
@@ -130,8 +131,8 @@ class Support(Bijector):
           y: data in their own units, `(n, event_size)`, or `(n, event_size + 1)` on the simplex.
 
         Raises:
-          ValueError: `y` has another shape or one row; a value lies outside its support; or a
-            column is constant.
+          ValueError: `y` has another shape or one row; a value lies outside its support; a column
+            is constant, or its unit does not fit the dtype.
         """
         size, dtype = self._map.output_size, self.dtype.as_numpy_dtype
         names = getattr(y, "columns", range(size))
@@ -141,6 +142,8 @@ class Support(Bijector):
                 f"`y` must have shape (n, {size}), with two rows or more. "
                 f"Received: shape={given.shape}"
             )
+        # Small units are no matter: of positive columns, the logarithm is taken.
+        check_unit(given, np.maximum(moments(given)[1], 1.0), self.dtype, "y", names)
         y = tf.constant(given.astype(dtype))
         outside = np.argwhere(~self._map.inside(y).numpy())
         if len(outside):
@@ -151,11 +154,8 @@ class Support(Bijector):
                 f"{names[column]!r}. Received: {given[row, column]} in row {row}{total}"
             )
         u = self._map.unconstrain(y)[0].numpy().astype("float64")
-        constant = np.flatnonzero(u.std(0) <= 100 * np.finfo(dtype).eps * np.abs(u).max(0))
-        if len(constant):
-            raise ValueError(
-                "`y` must vary in every column. Received: a constant column, "
-                f"{names[constant[0]]!r}, or one that varies in no digit of {self.dtype.name}"
-            )
-        self.shift.assign(u.mean(0))
-        self.scale.assign(u.std(0))
+        check_varies(constant_columns(u, self.dtype), self.dtype, "y", names)
+        mean, deviation = moments(u)
+        check_unit(u, deviation, self.dtype, "y", names)
+        self.shift.assign(mean)
+        self.scale.assign(deviation)

@@ -13,9 +13,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_flows.model.arrays import check_numbers, is_array, real_numbers
+
 __all__ = [
     "arrays_of",
     "check_finite",
+    "check_inputs",
+    "check_rows",
     "collect",
     "epoch_of_batches",
     "pack",
@@ -25,13 +29,52 @@ __all__ = [
 ]
 
 
-def check_finite(data: Any, name: str) -> None:
+def check_inputs(x: Any, y: Any = None, names: Sequence[str] = ("x", "y")) -> tuple[Any, Any]:
+    """Context and events, or events alone, as `fit` takes them, of arrays of numbers.
+
+    Lists of numbers become arrays, and pandas' nullable columns plain ones.
+
+    Raises:
+      ValueError: a part is missing, or holds something else than real numbers; the message calls
+        it as `names` do. `x` is a tuple of another number of arrays than two, and there is no `y`.
+    """
+    if y is not None:
+        return check_numbers(x, names[0]), check_numbers(y, names[1])
+    if not _is_pair(x):
+        return check_numbers(x, names[0]), None
+    if len(x) != 2:
+        raise ValueError(
+            f"`{names[0]}` must be events, or a pair (context, events). Received: {len(x)} arrays"
+        )
+    return tuple(check_numbers(part, f"{names[0]}[{i}]") for i, part in enumerate(x)), None
+
+
+def _is_pair(x: Any) -> bool:
+    """Whether it holds context and events. Keras takes lists of arrays; lists of rows are data."""
+    if isinstance(x, tuple):
+        return len(x) == 2 or any(map(is_array, x))
+    return isinstance(x, list) and len(x) == 2 and all(is_array(p) and np.ndim(p) for p in x)
+
+
+def check_rows(**parts: Any) -> None:
+    """Raise a ValueError unless all arrays have equally many rows; names are for the message."""
+    rows = {name: len(part) for name, part in parts.items() if np.ndim(part) and is_array(part)}
+    if len(set(rows.values())) > 1:
+        received = ", ".join(f"{name} of {n} rows" for name, n in rows.items())
+        raise ValueError(
+            f"{', '.join(f'`{name}`' for name in rows)} must have equally many rows. "
+            f"Received: {received}"
+        )
+
+
+def check_finite(data: Any, name: str, dtype: str | None = None) -> None:
     """Raise a ValueError that names row and column of the first NaN or infinite value in `data`.
 
     Args:
       data: an array, tensor or pandas object, a tuple of them, a `tf.data.Dataset`, or None. A
         dataset of known finite length is read once; other iterables are left unread.
       name: what the message calls the data.
+      dtype: floating dtype in which the values must be finite, too.
 
     Raises:
       ValueError: a value is not finite, or not a number.
@@ -43,20 +86,21 @@ def check_finite(data: Any, name: str) -> None:
         for batch in data:
             parts = [part for part in tf.nest.flatten(batch) if part is not None]
             for part in parts:
-                _check_array(part, name, first_row=row)
+                _check_array(part, name, dtype, first_row=row)
             row += len(parts[0])
     elif isinstance(data, tuple | list):
         for i, part in enumerate(data):
-            check_finite(part, f"{name}[{i}]")
-    elif hasattr(data, "__array__"):
-        _check_array(data, name, first_row=0)
+            check_finite(part, f"{name}[{i}]", dtype)
+    elif is_array(data):
+        _check_array(data, name, dtype, first_row=0)
 
 
-def _check_array(data: Any, name: str, *, first_row: int) -> None:
-    array = np.asarray(data)
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"`{name}` must hold numbers. Received: dtype={array.dtype}")
-    bad = np.argwhere(~np.isfinite(array))
+def _check_array(data: Any, name: str, dtype: str | None, *, first_row: int) -> None:
+    array = real_numbers(data, name)
+    finite = np.isfinite(array)
+    if dtype is not None and array.dtype.kind == "f" and array.dtype.itemsize > 4:
+        finite &= np.abs(array) <= np.finfo(dtype).max
+    bad = np.argwhere(~finite)
     if not len(bad):
         return
     index = tuple(bad[0])
@@ -65,9 +109,10 @@ def _check_array(data: Any, name: str, *, first_row: int) -> None:
         columns = getattr(data, "columns", None)
         column = ", ".join(map(str, index[1:])) if columns is None else repr(columns[index[1]])
         where += f", column {column}"
+    within = f", and within the range of {dtype}" * bool(np.isfinite(array[index]))
     raise ValueError(
-        f"`{name}` must be finite. Received: {array[index]} at {where}; "
-        f"{len(bad)} of {array.size} values are not finite"
+        f"`{name}` must be finite{within}. Received: {array[index]} at {where}; "
+        f"{len(bad)} of {array.size} values are not"
     )
 
 
@@ -80,7 +125,7 @@ def pack(x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, Any, An
         return x, y, sample_weight
     if isinstance(x, tuple | list):
         return *x, sample_weight
-    if not hasattr(x, "__array__"):
+    if not is_array(x):
         raise ValueError(
             "`sample_weight` must be in the elements of a dataset, not beside it: "
             "`(context, x, sample_weight)` or `(x, None, sample_weight)`."
@@ -100,7 +145,7 @@ def pairs(x: Any, y: Any, size: int = 4096) -> Iterator[tuple[Any, Any]]:
     """Pairs of context (or None) and events from whatever `fit` takes, for one pass."""
     if y is None and isinstance(x, tuple | list):
         x, y = x
-    if hasattr(x, "__array__"):
+    if is_array(x):
         x, y = np.asarray(x), None if y is None else np.asarray(y)
         parts = [x] if y is None else [x, y]
         x = (tuple(part[i : i + size] for part in parts) for i in range(0, len(x), size))
@@ -113,7 +158,7 @@ def collect(x: Any, y: Any = None) -> tuple[Any, Any]:
     """All context (or None) and all events of whatever `fit` takes, in memory."""
     if not isinstance(x, tf.data.Dataset):
         if y is None and isinstance(x, tuple):
-            return x
+            return x[0], x[1]
         return (None, x) if y is None else (x, y)
     if x.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError("`x` must end. Received: a dataset that repeats forever")
@@ -125,12 +170,12 @@ def arrays_of(x: Any, y: Any, sample_weight: Any) -> list[Any] | None:
     """What `pack` returned as a flat list, if all of it is arrays of equally many rows."""
     inputs = x if isinstance(x, tuple | list) else [x]
     parts = [part for part in (*inputs, y, sample_weight) if part is not None]
-    if not all(hasattr(part, "__array__") and np.ndim(part) for part in parts):
+    if not all(is_array(part) and np.ndim(part) for part in parts):
         return None
     return parts if len({len(part) for part in parts}) == 1 and len(parts[0]) else None
 
 
-def split_off(parts: Sequence[Any], share: float) -> tuple[tuple, tuple | None]:
+def split_off(parts: Sequence[Any], share: float) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
     """Arrays without the last `share` of their rows, and these rows; `None` for no rows."""
     if not share:
         return tuple(parts), None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
@@ -16,15 +17,19 @@ from tfp_flows import serialization
 from tfp_flows.distributions import reversible
 from tfp_flows.distributions.flow import Flow, stateless_seed
 from tfp_flows.model import export, guard, variables
-from tfp_flows.model.data import collect
+from tfp_flows.model.arrays import check_numbers
+from tfp_flows.model.data import check_finite, check_inputs, check_rows, collect
 from tfp_flows.model.standardizer import Standardizer
 from tfp_flows.model.ties import warn_of_ties
 from tfp_flows.model.trainer import MaximumLikelihood
 from tfp_flows.networks import Conditioner, Embedding
+from tfp_flows.ops.columns import check_varies, constant_columns
 from tfp_flows.ops.internals import layers_of
 from tfp_flows.ops.xla import without_xla
 
 __all__ = ["FlowModel"]
+
+_FAR_OUT = 10.0  # Robust deviations.
 
 
 @keras.saving.register_keras_serializable("tfp_flows")
@@ -128,13 +133,16 @@ class FlowModel(MaximumLikelihood):
         embedded = any(isinstance(part, Embedding) for part in distribution.submodules)
         if self.context_size is not None and not embedded:
             self.context_standardizer = Standardizer(
-                [self.context_size], dtype=dtype, name="context_standardizer"
+                [self.context_size],
+                dtype=dtype,
+                name="context_standardizer",
+                may_be_constant=True,
             )
         self.built = True
 
     # The density, in data units.
 
-    def adapt(self, x: Any, y: Any | None = None) -> None:
+    def adapt(self, x: Any, y: Any | None = None, *, scale: str = "standard") -> None:
         """Standardize: set shift and scale to mean and standard deviation of the columns.
 
         Bijectors that can start from data do so, `ActNorm` and `Support` for example. A flow whose
@@ -142,32 +150,59 @@ class FlowModel(MaximumLikelihood):
         so does an embedding its contexts. Call this before training: a second call starts those
         bijectors anew.
 
-        Columns with many equal values are reported by a `TiedValuesWarning`.
+        Columns with many equal values are reported by a `TiedValuesWarning`, those that a few
+        values far out have to themselves by an `OutlierWarning`, and constant columns of the
+        context, which are shifted but not scaled, by a `ConstantColumnWarning`.
 
         Args:
           x: events `(n, ...)`, a `tf.data.Dataset` as `fit` takes it, or, with `y`, the context.
           y: events, if `x` is the context.
+          scale: "standard", or "robust" for the median and the range between the quartiles (over
+            1.349, which makes it 1 of a standard normal): outliers then leave the scale of the
+            others as it is. Densities are exact either way.
 
         Raises:
-          ValueError: a value is not finite, there is only one row, or a column is constant.
+          ValueError: a value is not finite or no number, there is only one row, context and events
+            have different numbers of rows, a column of the events is constant, or a column's unit
+            does not fit the dtype; or "robust" does not fit the flow, or a column half of whose
+            values are equal.
         """
-        context, events = collect(x, y)
+        if scale not in ("standard", "robust"):
+            raise ValueError(f"`scale` must be 'standard' or 'robust'. Received: scale={scale!r}")
+        context, events = collect(*check_inputs(x, y))
+        raw = getattr(self.distribution, "needs_raw_data", False)
         if context is not None and self.context_size is None:
             raise ValueError("`adapt` was given context, but the distribution takes none.")
+        if raw and scale == "robust":
+            raise ValueError(
+                "`scale` must be 'standard' for a flow whose last bijector, as a Support or an "
+                "ActNorm, takes data in their own units. Received: scale='robust'"
+            )
         name = "x" if context is None else "y"
-        warn_of_ties(events, steps=getattr(self.distribution, "steps", None))
-        if not getattr(self.distribution, "needs_raw_data", False):
-            self.event_standardizer.adapt(events, name)
+        if context is not None:
+            check_rows(context=context, events=events)
+        steps = getattr(self.distribution, "steps", None)
+        if not raw:
+            self.event_standardizer.adapt(events, name, scale=scale)
+        elif steps is None:  # Cells have a probability, even if all events lie in one.
+            check_finite(events, name)
+            constant = constant_columns(np.asarray(events), self.event_dtype)
+            check_varies(constant, self.event_dtype, name, getattr(events, "columns", None))
         if context is not None and self.context_standardizer is not None:
-            self.context_standardizer.adapt(context, "x")
-        self._initialize_from_data(context, events, again=True)
+            self.context_standardizer.adapt(context, "x", scale=scale)
+        warn_of_ties(events, steps=steps)
+        self._initialize_from_data(context, events, again=True, scale=scale)
 
-    def _initialize_from_data(self, context: Any, events: Any, *, again: bool) -> None:
+    def _initialize_from_data(
+        self, context: Any, events: Any, *, again: bool, scale: str = "standard"
+    ) -> None:
         """Hand the data on to a distribution whose parts can start from data."""
         if not hasattr(self.distribution, "adapt"):
             return
         if not getattr(self.distribution, "needs_raw_data", False):
             events = self.event_standardizer(tf.convert_to_tensor(events))
+        if scale == "robust":  # Else ActNorm and LU would bring the outliers' scale back.
+            events = tf.clip_by_value(events, -_FAR_OUT, _FAR_OUT)
         if context is not None:
             context = self._standardize_context(context)
         self.distribution.adapt(events, context, again=again)
@@ -180,6 +215,7 @@ class FlowModel(MaximumLikelihood):
 
     def log_prob(self, x: Any, context: Any | None = None) -> tf.Tensor:
         """Log-density in nats at events `x` in data units, given `context`, in data units too."""
+        x = check_numbers(x, "x")
         z = self.event_standardizer(tf.convert_to_tensor(x, dtype_hint=self.event_dtype))
         given = {} if context is None else {"context": self._standardize_context(context)}
         if self.memory == "reversible":
@@ -213,6 +249,7 @@ class FlowModel(MaximumLikelihood):
         return flow.stages(None if context is None else self._standardize_context(context))
 
     def _standardize_context(self, context: Any) -> tf.Tensor:
+        context = check_numbers(context, "context")
         context = tf.convert_to_tensor(context, dtype_hint=self.event_dtype)
         shape = self.context_shape
         if shape is None or context.shape[-len(shape) :] != shape:

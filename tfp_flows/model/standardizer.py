@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,26 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.model.data import check_finite
+from tfp_flows.ops.columns import (
+    Outlier,
+    check_unit,
+    check_varies,
+    column_name,
+    constant_columns,
+    find_outlier,
+    moments,
+    robust_moments,
+)
 
-__all__ = ["Standardizer"]
+__all__ = ["ConstantColumnWarning", "OutlierWarning", "Standardizer"]
+
+
+class ConstantColumnWarning(UserWarning):
+    """A column of the context is constant: it can tell no two events apart."""
+
+
+class OutlierWarning(UserWarning):
+    """A few values are so far out that the standard deviation says little about the others."""
 
 
 class Standardizer(keras.layers.Layer):
@@ -21,47 +40,78 @@ class Standardizer(keras.layers.Layer):
     that a density needs.
 
     Args:
-      shape: shape of one event or context.
+      shape: shape of one event or context, of any rank.
       dtype: floating dtype of what is standardized.
       name: name of the layer.
+      may_be_constant: whether `adapt` takes constant columns, as of a context; they are shifted, and
+        keep scale 1.
     """
 
-    def __init__(self, shape: Sequence[int], *, dtype: str, name: str):
+    def __init__(
+        self, shape: Sequence[int], *, dtype: str, name: str, may_be_constant: bool = False
+    ) -> None:
         super().__init__(dtype=dtype, autocast=False, trainable=False, name=name)
         self.shape = tuple(shape)
+        self.may_be_constant = may_be_constant
         # No autocast: `log_det` runs within a model's call, in half under mixed precision.
         options = {"shape": self.shape, "autocast": False}
         self.shift = self.add_weight(initializer="zeros", name="shift", **options)
         self.scale = self.add_weight(initializer="ones", name="scale", **options)
         self.built = True
 
-    def adapt(self, data: Any, name: str) -> None:
-        """Take mean and standard deviation of the columns of `data`, which `name` names in errors.
+    def adapt(self, data: Any, name: str, *, scale: str = "standard") -> None:
+        """Take shift and scale of the columns of `data`, which `name` names in errors.
+
+        Args:
+          data: `(n, *shape)`.
+          name: what messages call the data.
+          scale: "standard" for mean and standard deviation, or "robust" for the median and the
+            range between the quartiles, over 1.349 as of a normal distribution, which a quarter of
+            outliers cannot move far.
 
         Raises:
-          ValueError: a value is not finite, there is only one row, or a column is constant.
+          ValueError: a value is not finite, there is only one row, a column is constant and must
+            not be, or its unit does not fit the dtype; with "robust", the quartiles of a column are
+            equal.
         """
         check_finite(data, name)
-        columns = getattr(data, "columns", None)
+        names = getattr(data, "columns", None)
         data = np.asarray(data, "float64")
         if data.shape[1:] != self.shape:
             expected = ", ".join(map(str, ("n", *self.shape)))
-            raise ValueError(f"`{name}` must have shape ({expected}). Received: {data.shape}")
+            hint = ": use `x[:, np.newaxis]`" * (data.shape == (len(data),) and self.shape == (1,))
+            raise ValueError(
+                f"`{name}` must have shape ({expected}). Received: shape={data.shape}{hint}"
+            )
         if len(data) < 2:
             raise ValueError(f"`{name}` must have two rows or more. Received: {len(data)}")
-        # A column that varies only in digits beyond the dtype's would come out as a few steps.
-        eps = np.finfo(self.dtype).eps
-        constant = np.argwhere(data.std(0) <= 100 * eps * np.abs(data).max(0))
-        if len(constant):
-            index = ", ".join(map(str, constant[0])) or "0"
-            column = index if columns is None else repr(columns[constant[0][0]])
+        shift, deviation = moments(data)
+        constant = constant_columns(data, self.dtype)
+        if self.may_be_constant:
+            equal = np.ptp(data, axis=0) == 0
+            _warn_of_constants([column_name(index, names) for index in np.argwhere(equal)], name)
+            constant, deviation = constant & ~equal, np.where(equal, 1.0, deviation)
+        check_varies(constant, self.dtype, name, names)
+        if scale == "robust":
+            shift, deviation = self._robust(data, name, names, shift, deviation)
+        elif outlier := find_outlier(data):
+            _warn_of_outlier(outlier, name, names)
+        check_unit(data, deviation, self.dtype, name, names)
+        self.shift.assign(shift)
+        self.scale.assign(deviation)
+
+    def _robust(
+        self, data: np.ndarray, name: str, names: Any, mean: np.ndarray, deviation: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Median and spread; of a context whose quartiles are equal, as of a class, the others."""
+        median, spread = robust_moments(data)
+        equal = spread <= 100 * np.finfo(self.dtype).eps * np.abs(data).max(0)
+        if equal.any() and not self.may_be_constant:
             raise ValueError(
-                f"`{name}` must vary in every column. Received: a constant column, {column}, which "
-                f"has no density, or one that varies in no digit of {self.dtype}: subtract its "
-                "offset, or use float64"
+                f"`{name}` must have quartiles that differ, for scale='robust'. Received: column "
+                f"{column_name(np.argwhere(equal)[0], names)}, half of whose values are equal"
             )
-        self.shift.assign(data.mean(0))
-        self.scale.assign(data.std(0))
+        return np.where(equal, mean, median), np.where(equal, deviation, spread)
 
     def call(self, x: Any) -> tf.Tensor:
         """From data units to standardized ones.
@@ -86,3 +136,25 @@ class Standardizer(keras.layers.Layer):
     def log_det(self) -> tf.Tensor:
         """The log-determinant of `call`, the same everywhere: `-Σ log scale`."""
         return -tf.reduce_sum(tf.math.log(self.scale.value))
+
+
+def _warn_of_constants(columns: list[str], name: str) -> None:
+    if columns:
+        warnings.warn(
+            f"`{name}` is constant in column {', '.join(columns)}: its scale stays 1, and what the "
+            "model makes of other values there is arbitrary.",
+            ConstantColumnWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_of_outlier(outlier: Outlier, name: str, names: Any) -> None:
+    low, high = outlier.bulk
+    warnings.warn(
+        f"`{name}` has values far out in column {column_name(outlier.index, names)}: "
+        f"{outlier.value:.6g} in row {outlier.row}, where 90 % of the values lie between {low:.6g} "
+        f"and {high:.6g}. They make the standard deviation {outlier.deviation:.3g} and squeeze the "
+        "others: mend these rows, take logarithms, or call `adapt(..., scale='robust')`.",
+        OutlierWarning,
+        stacklevel=4,
+    )

@@ -12,9 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.model.adam import one_operation_a_weight
+from tfp_flows.model.arrays import check_numbers, is_array
 from tfp_flows.model.data import (
     arrays_of,
     check_finite,
+    check_inputs,
+    check_rows,
     epoch_of_batches,
     pack,
     pairs,
@@ -168,6 +171,12 @@ class MaximumLikelihood(keras.Model):
         Raises:
           ValueError: a value of the data is not finite; the message names row and column.
         """
+        x, y = check_inputs(x, y)
+        if sample_weight is not None:
+            sample_weight = check_numbers(sample_weight, "sample_weight")
+        if isinstance(validation_data, tuple | list):
+            names = ("validation_data[0]", "validation_data[1]")
+            validation_data = *check_inputs(*validation_data[:2], names=names), *validation_data[2:]
         for part, name in (
             (x, "x"),
             (y, "y"),
@@ -175,8 +184,11 @@ class MaximumLikelihood(keras.Model):
             (validation_data, "validation_data"),
         ):
             if not (part is x and isinstance(x, tf.data.Dataset) and steps_per_epoch):
-                check_finite(part, name)  # A dataset that is not read to its end may be huge.
-        self._check_shapes(x, y)
+                # A dataset that is not read to its end may be huge.
+                check_finite(part, name, self.event_dtype)
+        self._check_shapes(x, y, sample_weight)
+        if isinstance(validation_data, tuple):
+            self._check_shapes(*validation_data[:3])
         guard = StopOnNonFinite(lambda: self.explain_non_finite(pairs(x, y)))
         self.initialize_from(pairs(*_training_rows(x, y, validation_split)))
         self.build_optimizer()
@@ -238,7 +250,10 @@ class MaximumLikelihood(keras.Model):
 
         As everywhere in Keras, weighted rows are summed and divided by their number.
         """
-        self._check_shapes(x, y)
+        x, y = check_inputs(x, y)
+        if sample_weight is not None:
+            sample_weight = check_numbers(sample_weight, "sample_weight")
+        self._check_shapes(x, y, sample_weight)
         x, y, sample_weight = pack(x, y, sample_weight)
         with self._floatx():
             return super().evaluate(
@@ -264,7 +279,8 @@ class MaximumLikelihood(keras.Model):
         """Log-density in nats of every row of `x`, an array or `(context, x)`."""
         if hasattr(batch_size, "shape"):
             raise ValueError("`x` must be one argument: call `predict((context, x))`.")
-        self._check_shapes(x, None)
+        x, _ = check_inputs(x)
+        self._check_shapes(x)
         with self._floatx():
             return super().predict(
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
@@ -299,7 +315,7 @@ class MaximumLikelihood(keras.Model):
         if self.compiled and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
 
-    def _check_shapes(self, x: Any, y: Any) -> None:
+    def _check_shapes(self, x: Any, y: Any = None, sample_weight: Any = None) -> None:
         """Raise a ValueError unless arrays have the shapes of context and events."""
         pair = y is None and isinstance(x, tuple | list) and len(x) == 2
         context, events = x if pair else (x, y)
@@ -309,11 +325,12 @@ class MaximumLikelihood(keras.Model):
         if self.context_shape is not None and np.shape(context)[-1:] != (0,):
             shapes.append(("context", context, tuple(self.context_shape)))
         for what, array, shape in shapes:
-            if hasattr(array, "__array__") and np.shape(array)[1:] != shape:
+            if is_array(array) and np.shape(array)[1:] != shape:
                 need = ", ".join(map(str, ("n", *shape)))
                 raise ValueError(
                     f"The {what} must have shape ({need}). Received: shape={np.shape(array)}"
                 )
+        check_rows(context=context, events=events, sample_weight=sample_weight)
 
     @contextlib.contextmanager
     def _floatx(self) -> Iterator[None]:

@@ -1,5 +1,5 @@
-"""What everything stands on: checks of arguments, pieces for XLA, and private names of others."""
+"""What everything stands on: checks of arguments and columns, files, pieces for XLA, internals."""
 
-from tfp_flows.ops import checks, feature_major, internals, xla
+from tfp_flows.ops import checks, columns, feature_major, internals, xla
 
-__all__ = ["checks", "feature_major", "internals", "xla"]
+__all__ = ["checks", "columns", "feature_major", "internals", "xla"]
