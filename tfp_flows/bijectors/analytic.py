@@ -8,7 +8,7 @@ otherwise it has the dtype of its parameters. Parameters of shape `(B...)` give 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +19,8 @@ from tfp_flows.ops.internals import convert_nonref_to_tensor, is_ref
 
 __all__ = ["BimodalSoftsign", "Rotation2D", "ShiftAndCube"]
 
-Scalar = float | tf.Tensor | tf.Variable | tfp.util.DeferredTensor
+# A float, a `tf.Tensor`, a `tf.Variable` or a `tfp.util.DeferredTensor`.
+Scalar: TypeAlias = Any
 
 
 def _parameter(value: Any, name: str, *, positive: bool = False) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_flows.bijectors.base import (
@@ -17,6 +20,7 @@ from tfp_flows.bijectors.base import (
 from tfp_flows.bijectors.coupling import HARMONICS
 from tfp_flows.bijectors.elementwise import check_structure
 from tfp_flows.bijectors.transformers import Transformer
+from tfp_flows.bijectors.transformers.base import Pair
 from tfp_flows.networks.autoregressive import AutoregressiveConditioner
 from tfp_flows.networks.conditioner import match_batch
 
@@ -130,7 +134,7 @@ class MaskedAutoregressive(Bijector):
         self, x: tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         x, context = self._check(x, context)
-        fuse = self.transformer.compile_loop and isinstance(self.transformer, Hashable)
+        fuse = self.transformer.compile_loop and _is_value(self.transformer)
         transform = _shared_forward(self.transformer) if fuse else self.transformer.forward
         y, log_det = self.conditioner.solve(transform, x, context, fuse=fuse)
         return y, mark_missing(tf.reduce_sum(log_det, -1), context)
@@ -141,7 +145,19 @@ class MaskedAutoregressive(Bijector):
         return x if context is None else match_batch(x, context), context
 
 
+def _is_value(value: Any) -> bool:
+    """Whether equal objects are the same in all they do: no variables, networks or functions."""
+    if isinstance(value, tuple):
+        return all(map(_is_value, value))
+    if isinstance(value, Transformer):
+        if not (dataclasses.is_dataclass(value) and isinstance(value, Hashable)):
+            return False
+        names = {field.name for field in dataclasses.fields(value)}
+        return vars(value).keys() == names and all(map(_is_value, vars(value).values()))
+    return value is None or isinstance(value, bool | int | float | str | np.number)
+
+
 @functools.cache
-def _shared_forward(transformer: Transformer) -> Callable:
+def _shared_forward(transformer: Transformer) -> Callable[[tf.Tensor, tf.Tensor], Pair]:
     """One function for all equal transformers, so that layers share what is compiled for it."""
     return transformer.forward

@@ -27,7 +27,7 @@ class _Construction(abc.ABCMeta):
 
     def __call__(cls, *args: Any, copy_of: Bijector | None = None, **arguments: Any) -> Any:
         if copy_of is not None:
-            same = copy_of.parameters
+            same = copy_of.parameters or {}
             return copy_of.copy(**{k: v for k, v in arguments.items() if v is not same.get(k)})
         name = arguments.get("name") or cls._default_name
         with tf.name_scope(name) if name else contextlib.nullcontext():
@@ -41,7 +41,7 @@ class _Construction(abc.ABCMeta):
     @property
     def __signature__(cls) -> inspect.Signature:
         """The signature of the constructor, for `help`, which would show that of `__call__`."""
-        signature = inspect.signature(cls.__init__)
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
         return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
@@ -62,10 +62,11 @@ class Bijector(Copyable, tfb.Bijector, metaclass=_Construction):
     independent one, with the arguments of the constructor and the values of the variables.
 
     Args:
-      parameters: the arguments of the subclass's constructor: the `dict(locals())` at its start.
+      parameters: the arguments of the subclass's constructor, `dict(locals())` at its start.
         `name` and `validate_args` are read from there.
-      forward_min_event_ndims: rank of an event; 0 for maps of scalars.
-      **options: as in `tfb.Bijector`: `dtype`, `inverse_min_event_ndims`, `is_constant_jacobian`.
+      **options: as in `tfb.Bijector`: `dtype`, `is_constant_jacobian` and the like, and
+        `forward_min_event_ndims`, the rank of an event: 1 here, unless it is given, as 0 for maps
+        of scalars.
 
     Example:
       >>> class Double(Bijector):
@@ -81,25 +82,16 @@ class Bijector(Copyable, tfb.Bijector, metaclass=_Construction):
     context_size: int | None = None
     needs_raw_data = False  # True where data must come in their own units, not standardized before.
 
-    def __init__(
-        self,
-        *,
-        parameters: dict[str, Any] | None = None,
-        forward_min_event_ndims: Any = 1,
-        **options: Any,
-    ):
+    def __init__(self, *, parameters: dict[str, Any] | None = None, **options: Any):
         given = parameters or {}
         name = options.pop("name", given.get("name"))
         scope = tf.get_current_name_scope()  # Unique in its graph, as `name` need not be.
         if name and scope.split("/")[-1].startswith(name):
             name = f"{scope}/"
         options.setdefault("validate_args", given.get("validate_args", False))
-        super().__init__(
-            parameters=parameters,
-            forward_min_event_ndims=forward_min_event_ndims,
-            name=name,
-            **options,
-        )
+        if "inverse_min_event_ndims" not in options:
+            options.setdefault("forward_min_event_ndims", 1)
+        super().__init__(parameters=parameters, name=name, **options)
 
     # As of all objects: TFP compares arguments, and so do its caches and those of `tf.function`.
     __eq__ = object.__eq__

@@ -91,7 +91,7 @@ class Simplex:
         self.output_size = size + 1
         info = np.finfo(dtype)
         self._tiny, self._sum_tolerance = info.tiny, math.sqrt(info.eps)
-        self._offset = np.log(np.arange(size, 0, -1)).astype(dtype)
+        self._offset: np.ndarray = np.log(np.arange(size, 0, -1)).astype(dtype)
 
     def constrain(self, u: tf.Tensor) -> Pair:
         log_part = tf.math.log_sigmoid(u - self._offset)
@@ -120,19 +120,19 @@ def checked_support(support: Any, size: int, dtype: type) -> Entry | list[Entry]
     if isinstance(support, str) and support == "simplex":
         return support
     if isinstance(support, str) or _is_pair(support):
-        checked = _entry(support, dtype)
+        entry = _entry(support, dtype)
+        if entry is not None:
+            return entry
     elif hasattr(support, "__len__") and len(support) == size:
-        checked = [_entry(value, dtype) for value in support]
-        checked = None if None in checked else checked
-    else:
-        checked = None
-    if checked is None:
-        raise ValueError(
-            "`support` must be 'real', 'positive', 'angle', 'simplex', an interval (low, high) "
-            f"with low < high, or a list of {size}, one a column, without 'simplex'. "
-            f"Received: support={support!r}"
-        )
-    return checked
+        entries = [_entry(value, dtype) for value in support]
+        checked = [entry for entry in entries if entry is not None]
+        if len(checked) == size:
+            return checked
+    raise ValueError(
+        "`support` must be 'real', 'positive', 'angle', 'simplex', an interval (low, high) "
+        f"with low < high, or a list of {size}, one a column, without 'simplex'. "
+        f"Received: support={support!r}"
+    )
 
 
 def _is_pair(value: Any) -> bool:
@@ -149,7 +149,7 @@ def _entry(value: Any, dtype: type) -> Entry | None:
         return None
     low, high = map(float, value)
     with np.errstate(over="ignore", invalid="ignore"):
-        ends = np.array([low, high], dtype)
+        ends: np.ndarray = np.array([low, high], dtype)
         room = np.isfinite(ends[1] - ends[0]) and np.nextafter(ends[0], ends[1]) < ends[1]
     return (low, high) if room else None
 

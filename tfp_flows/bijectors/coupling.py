@@ -17,6 +17,7 @@ from tfp_flows.bijectors.base import (
 )
 from tfp_flows.bijectors.elementwise import check_structure
 from tfp_flows.bijectors.transformers import Transformer
+from tfp_flows.bijectors.transformers.base import Pair
 from tfp_flows.bijectors.transformers.circular import wrap
 from tfp_flows.networks import MLP, PeriodicFeatures
 from tfp_flows.networks.conditioner import Conditioner, match_batch, network_policy
@@ -132,7 +133,7 @@ class Coupling(Bijector):
         return self._transform(y, context, self.transformer.inverse)
 
     def _transform(
-        self, x: tf.Tensor, context: tf.Tensor | None, direction: Callable[..., tuple]
+        self, x: tf.Tensor, context: tf.Tensor | None, direction: Callable[..., Pair]
     ) -> tuple[tf.Tensor, tf.Tensor]:
         check_event_size(self, x, self.event_size)
         if x.shape.rank is not None and x.shape[-1] is None:
@@ -149,7 +150,7 @@ class Coupling(Bijector):
 
     def _directions(
         self, x: tf.Tensor, context: tf.Tensor | None = None
-    ) -> tuple[Callable[[tf.Tensor], tuple], Callable[[tf.Tensor], tuple]]:
+    ) -> tuple[Callable[[tf.Tensor], Pair], Callable[[tf.Tensor], Pair]]:
         """Forward and inverse map of events that keep what `x` keeps, from one conditioner call.
 
         `x` is what this bijector returned before, given the same context: nothing is checked,
@@ -157,7 +158,7 @@ class Coupling(Bijector):
         """
         parameters = self._parameters_of(to_feature_major(x), x, context)
 
-        def mapped(direction: Callable[..., tuple], value: tf.Tensor) -> tuple:
+        def mapped(direction: Callable[..., Pair], value: tf.Tensor) -> Pair:
             return self._map(to_feature_major(value), parameters, direction, value, context)
 
         forward, inverse = self.transformer.forward, self.transformer.inverse
@@ -174,7 +175,7 @@ class Coupling(Bijector):
         self,
         rows: tf.Tensor,
         parameters: tf.Tensor,
-        direction: Callable[..., tuple],
+        direction: Callable[..., Pair],
         like: tf.Tensor,
         context: tf.Tensor | None,
     ) -> tuple[tf.Tensor, tf.Tensor]:

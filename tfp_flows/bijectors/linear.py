@@ -19,7 +19,7 @@ from tfp_flows.bijectors.matrices import (
     solve_triangular,
 )
 from tfp_flows.bijectors.parametric import Parametric
-from tfp_flows.bijectors.transformers.base import check_positive
+from tfp_flows.bijectors.transformers.base import Pair, check_positive
 from tfp_flows.ops.checks import permutation as order_of
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.columns import constant_columns
@@ -100,14 +100,14 @@ class LU(Parametric):
             parameters=parameters,
         )
 
-    def _map(self, x, packed, shift):
+    def _map(self, x: tf.Tensor, packed: tf.Tensor, shift: tf.Tensor) -> Pair:
         lower, upper, log_det = self._factors(packed)
         y = multiply(lower, multiply(upper, x))
         if self.permutation is not None:
             y = tf.gather(y, self.permutation, axis=-1)
         return y + shift, log_det
 
-    def _unmap(self, y, packed, shift):
+    def _unmap(self, y: tf.Tensor, packed: tf.Tensor, shift: tf.Tensor) -> Pair:
         lower, upper, log_det = self._factors(packed)
         y -= shift
         if self.permutation is not None:
@@ -198,11 +198,11 @@ class Triangular(Parametric):
             parameters=parameters,
         )
 
-    def _map(self, x, entries, shift):
+    def _map(self, x: tf.Tensor, entries: tf.Tensor, shift: tf.Tensor) -> Pair:
         matrix, log_det = _triangle(entries, self.max_log_scale, lower=self.lower)
         return multiply(matrix, x) + shift, log_det
 
-    def _unmap(self, y, entries, shift):
+    def _unmap(self, y: tf.Tensor, entries: tf.Tensor, shift: tf.Tensor) -> Pair:
         matrix, log_det = _triangle(entries, self.max_log_scale, lower=self.lower)
         return solve_triangular(matrix, y - shift, lower=self.lower), -log_det
 
@@ -270,11 +270,13 @@ class QR(Parametric):
             parameters=parameters,
         )
 
-    def _map(self, x, vectors, entries, shift):
+    def _map(self, x: tf.Tensor, vectors: tf.Tensor, entries: tf.Tensor, shift: tf.Tensor) -> Pair:
         matrix, log_det = _triangle(entries, self.max_log_scale, lower=False)
         return reflect(vectors, multiply(matrix, x)) + shift, log_det
 
-    def _unmap(self, y, vectors, entries, shift):
+    def _unmap(
+        self, y: tf.Tensor, vectors: tf.Tensor, entries: tf.Tensor, shift: tf.Tensor
+    ) -> Pair:
         matrix, log_det = _triangle(entries, self.max_log_scale, lower=False)
         y = reflect(vectors, y - shift, adjoint=True)
         return solve_triangular(matrix, y, lower=False), -log_det

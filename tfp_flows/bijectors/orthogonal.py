@@ -16,6 +16,7 @@ from tfp_flows.bijectors.matrices import (
     reflection_vectors,
 )
 from tfp_flows.bijectors.parametric import Parametric
+from tfp_flows.bijectors.transformers.base import Pair
 from tfp_flows.ops.checks import positive_int
 
 __all__ = ["Householder", "Rotation"]
@@ -85,10 +86,10 @@ class Householder(Parametric):
             parameters=parameters,
         )
 
-    def _map(self, x, vectors):
+    def _map(self, x: tf.Tensor, vectors: tf.Tensor) -> Pair:
         return reflect(vectors, x), tf.zeros([], x.dtype)
 
-    def _unmap(self, y, vectors):
+    def _unmap(self, y: tf.Tensor, vectors: tf.Tensor) -> Pair:
         return reflect(vectors, y, adjoint=True), tf.zeros([], y.dtype)
 
 
@@ -148,10 +149,10 @@ class Rotation(Parametric):
             parameters=parameters,
         )
 
-    def _map(self, x, entries):
+    def _map(self, x: tf.Tensor, entries: tf.Tensor) -> Pair:
         return multiply(self._matrix(entries), x), tf.zeros([], x.dtype)
 
-    def _unmap(self, y, entries):
+    def _unmap(self, y: tf.Tensor, entries: tf.Tensor) -> Pair:
         matrix = tf.linalg.matrix_transpose(self._matrix(entries))
         return multiply(matrix, y), tf.zeros([], y.dtype)
 

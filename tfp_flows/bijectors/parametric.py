@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ from tfp_flows.bijectors.base import (
     check_event_size,
     mark_missing,
 )
+from tfp_flows.bijectors.transformers.base import Pair
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.parameters import Parameters
 from tfp_flows.ops.checks import floating
@@ -77,11 +78,11 @@ class Parametric(Bijector):
         super().__init__(parameters=parameters, dtype=dtype)
 
     @abc.abstractmethod
-    def _map(self, x: tf.Tensor, *arrays: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _map(self, x: tf.Tensor, *arrays: tf.Tensor) -> Pair:
         """Forward value and log-det, given the parameters."""
 
     @abc.abstractmethod
-    def _unmap(self, y: tf.Tensor, *arrays: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _unmap(self, y: tf.Tensor, *arrays: tf.Tensor) -> Pair:
         """Inverse value and log-det, given the parameters."""
 
     def _forward_and_log_det(
@@ -94,7 +95,9 @@ class Parametric(Bijector):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         return self._transform(y, context, self._unmap)
 
-    def _transform(self, x, context, direction) -> tuple[tf.Tensor, tf.Tensor]:
+    def _transform(
+        self, x: tf.Tensor, context: tf.Tensor | None, direction: Callable[..., Pair]
+    ) -> Pair:
         check_event_size(self, x, self.event_size)
         context = check_context(self, context, x.dtype)
         if context is not None:

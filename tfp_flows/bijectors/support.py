@@ -88,6 +88,7 @@ class Support(Bijector):
         support = parameters["support"] = checked_support(support, event_size, numpy_dtype)
         self.event_size = event_size
         self.support = support
+        self._map: Columns | Simplex
         if support == "simplex":
             self._map = Simplex(event_size, numpy_dtype)
         else:

@@ -27,8 +27,11 @@ _HAS_PARAMETERS = (tfp.distributions.Distribution, tfp.bijectors.Bijector, tf.li
 class Copyable:
     """`copy()`, slices, `copy.deepcopy` and `pickle` of a TFP object that makes variables itself.
 
-    A base to be named before that of TFP. What it is built from are its `parameters`.
+    A base to be named before that of TFP, which has the arguments of the constructor in
+    `parameters`.
     """
+
+    parameters: Any
 
     def _arguments(self) -> dict[str, Any]:
         """The arguments of the constructor that make another one of the same architecture."""
@@ -52,7 +55,7 @@ class Copyable:
         if others:
             given = ", ".join(f"{name}={overrides[name]!r}" for name in sorted(others))
             raise ValueError(
-                "`copy` shares the variables, so only `name` and `validate_args` can be changed: to "
+                "`copy` shares the variables, so only `name` and `validate_args` can change: to "
                 f"build one from scratch, call {type(self).__name__}(...). Received: {given}"
             )
         return copy_attributes(self, overrides)
@@ -60,7 +63,7 @@ class Copyable:
     def __getitem__(self, slices: Any) -> Any:
         """A part of the batch, which an object with variables of its own does not have."""
         if not own_variables(self, self._arguments()):
-            return super().__getitem__(slices)
+            return super().__getitem__(slices)  # type: ignore[misc]
         if slices is Ellipsis:
             return self.copy()
         raise ValueError(
@@ -117,8 +120,8 @@ class _Recipe:
         if isinstance(value, types.FunctionType) and "<" in value.__qualname__:
             raise TypeError(
                 f"{type(self._obj).__name__} holds a lambda, or a function that is defined inside "
-                "another. It can be neither copied nor pickled, nor can variables that it uses: use "
-                "a bijector class, or a function at the top of a module. "
+                "another. It can be neither copied nor pickled, nor can variables that it uses: "
+                "use a bijector class, or a function at the top of a module. "
                 f"Received: {value.__qualname__}"
             )
         if isinstance(value, Copyable):
