@@ -81,6 +81,8 @@ class MaskedAutoregressive(Bijector):
       >>> layer.inverse(np.zeros((10, 5), "float32")).shape     # (10, 5)
     """
 
+    independent_over_batch = True
+
     def __init__(
         self,
         event_size: int,
@@ -125,6 +127,11 @@ class MaskedAutoregressive(Bijector):
                 parameters=parameters,
                 name=name,
             )
+
+    @property
+    def is_monotone(self) -> bool:
+        """Whether the transformer is monotone, as all are that are not circular."""
+        return self.transformer.is_monotone
 
     def _inverse_and_log_det(
         self, y: tf.Tensor, context: tf.Tensor | None = None

@@ -67,6 +67,10 @@ class LU(Parametric):
       >>> mix.forward(np.zeros((10, 4), "float32")).shape     # (10, 4)
     """
 
+    closed_inverse = True
+    is_monotone = True
+    independent_over_batch = True
+
     def __init__(
         self,
         event_size: int,
@@ -169,6 +173,10 @@ class Triangular(Parametric):
       >>> gaussian = Flow(tfd.MultivariateNormalDiag([0.0, 0.0]), bijectors.Triangular(2))
     """
 
+    closed_inverse = True
+    is_monotone = True
+    independent_over_batch = True
+
     def __init__(
         self,
         event_size: int,
@@ -243,6 +251,10 @@ class QR(Parametric):
     Example:
       >>> mix = bijectors.QR(8, reflections=4)
     """
+
+    closed_inverse = True
+    is_monotone = True
+    independent_over_batch = True
 
     def __init__(
         self,

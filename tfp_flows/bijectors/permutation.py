@@ -45,6 +45,10 @@ class Permutation(Bijector):
       >>> bijectors.Permutation(3, [1, 2, 0]).forward([1.0, 2.0, 3.0])     # [2., 3., 1.]
     """
 
+    closed_inverse = True
+    is_monotone = True
+    independent_over_batch = True
+
     def __init__(
         self,
         event_size: int,
@@ -64,6 +68,7 @@ class Permutation(Bijector):
             self._restore = np.argsort(permutation)
             super().__init__(
                 forward_min_event_ndims=1,
+                is_constant_jacobian=True,
                 validate_args=validate_args,
                 parameters=parameters,
                 name=name,

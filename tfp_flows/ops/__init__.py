@@ -1,5 +1,5 @@
-"""What everything stands on: checks of arguments, pieces for XLA, and private names of others."""
+"""What everything stands on: checks of arguments, what parts can do, and names of others."""
 
-from tfp_flows.ops import checks, feature_major, internals, xla
+from tfp_flows.ops import capabilities, checks, feature_major, internals, seeds, xla
 
-__all__ = ["checks", "feature_major", "internals", "xla"]
+__all__ = ["capabilities", "checks", "feature_major", "internals", "seeds", "xla"]
