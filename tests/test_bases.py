@@ -14,7 +14,7 @@ from helpers import normal, randomize
 
 from tfp_flows import Flow, FlowModel, bijectors, testing
 from tfp_flows.distributions import bases
-from tfp_flows.distributions.conditional import ConditionalMixture
+from tfp_flows.distributions.mixture import ConditionalMixture
 from tfp_flows.distributions.resampled import Resampled
 
 tfd, tfb = tfp.distributions, tfp.bijectors

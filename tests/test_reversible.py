@@ -285,7 +285,7 @@ def test_other_arguments_are_refused():
     with pytest.raises(ValueError, match="must be a Flow or another"):
         FlowModel(normals, memory="reversible")
     unconditional, x = flows.real_nvp(EVENT, **SMALL), normal(ROWS, EVENT)
-    with pytest.raises(ValueError, match="no bijector of this flow is conditional"):
+    with pytest.raises(ValueError, match="this Flow is unconditional"):
         reversible.log_prob(unconditional, x, context=normal(ROWS, 2))
     with pytest.raises(ValueError, match="`context` is missing"):
         reversible.log_prob(with_context("float32")[0], x)

@@ -104,6 +104,9 @@ class ShiftAndCube(_PlaneMap):
       >>> banana = tfd.TransformedDistribution(tfd.MultivariateNormalDiag([0.0, 0.0]), cube)
     """
 
+    closed_inverse = True
+    independent_over_batch = True
+
     def __init__(
         self, coefficient: Scalar, *, validate_args: bool = False, name: str = "shift_and_cube"
     ):
@@ -152,6 +155,9 @@ class Rotation2D(_PlaneMap):
       >>> quarter = bijectors.Rotation2D(np.pi / 2)
       >>> quarter.forward([1.0, 0.0])     # [0., 1.]
     """
+
+    closed_inverse = True
+    independent_over_batch = True
 
     def __init__(self, angle: Scalar, *, validate_args: bool = False, name: str = "rotation_2d"):
         parameters = dict(locals())
@@ -213,6 +219,9 @@ class BimodalSoftsign(Bijector):
       >>> two_modes = tfd.TransformedDistribution(tfd.Normal(0.0, 1.0), bijectors.BimodalSoftsign())
       >>> two_modes.prob([-0.5, 0.0, 0.5])    # higher on both sides than in the middle
     """
+
+    is_monotone = True
+    independent_over_batch = True
 
     def __init__(
         self,

@@ -85,6 +85,8 @@ class MaskedAutoregressive(Bijector):
       >>> layer.inverse(np.zeros((10, 5), "float32")).shape     # (10, 5)
     """
 
+    independent_over_batch = True
+
     def __init__(
         self,
         event_size: int,
@@ -122,6 +124,11 @@ class MaskedAutoregressive(Bijector):
         )
         self.order = self.conditioner.order
         super().__init__(parameters=parameters, dtype=dtype)
+
+    @property
+    def is_monotone(self) -> bool:
+        """Whether the transformer is monotone, as all are that are not circular."""
+        return self.transformer.is_monotone
 
     def _inverse_and_log_det(
         self, y: tf.Tensor, context: tf.Tensor | None = None

@@ -5,16 +5,20 @@ from __future__ import annotations
 import abc
 import contextlib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
+from tfp_flows.ops import checks
 from tfp_flows.ops.copies import Copyable
 from tfp_flows.ops.internals import remember_forward_log_det, remember_inverse_log_det
 
 __all__ = ["Bijector"]
+
+Direction = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 class _Construction(abc.ABCMeta):
@@ -53,6 +57,9 @@ class Bijector(Copyable, tfb.Bijector, metaclass=_Construction):
     log-determinant found on the way is left in TFP's own cache, where `forward_log_det_jacobian`
     and `inverse_log_det_jacobian` look first. So a conditioner runs once per `log_prob`, `sample`
     and `sample_and_log_prob`, in a plain `tfb.Chain` and `tfd.TransformedDistribution` too.
+
+    What else it can do a class states in its own body, by attributes that `ops.capabilities`
+    describes: `closed_inverse`, `is_monotone`, `independent_over_batch`. All are optional.
 
     A bijector that can be conditioned has an attribute `context_size` and takes `context=`, a
     tensor `(..., context_size)`, in both methods.
@@ -93,6 +100,11 @@ class Bijector(Copyable, tfb.Bijector, metaclass=_Construction):
             options.setdefault("forward_min_event_ndims", 1)
         super().__init__(parameters=parameters, name=name, **options)
 
+    @property
+    def is_initialized(self) -> bool:
+        """False where `adapt` has to see the first batch of training."""
+        return True
+
     # As of all objects: TFP compares arguments, and so do its caches and those of `tf.function`.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
@@ -112,6 +124,17 @@ class Bijector(Copyable, tfb.Bijector, metaclass=_Construction):
     @classmethod
     def _parameter_properties(cls, dtype: tf.DType | None) -> dict[str, Any]:
         return {}
+
+    def directions(self, x: tf.Tensor, *context: tf.Tensor) -> tuple[Direction, Direction]:
+        """Forward and inverse map, each with its log-det, of two events that belong together.
+
+        Reversible training calls the first with `x` and the second with what the first returns. A
+        bijector that reads the same off both, as a coupling reads its parameters, reads it once.
+        """
+        return (
+            lambda value: self._forward_and_log_det(value, *context),
+            lambda value: self._inverse_and_log_det(value, *context),
+        )
 
     def _forward(self, x: tf.Tensor, **kwargs: tf.Tensor) -> tf.Tensor:
         y, log_det = self._forward_and_log_det(x, **kwargs)
@@ -154,23 +177,6 @@ def check_context(
     bijector: Bijector, context: tf.Tensor | None, dtype: tf.DType
 ) -> tf.Tensor | None:
     """Return `context` as a tensor of `dtype`; raise a ValueError where it does not fit."""
-    name, size = type(bijector).__name__, bijector.context_size
-    if context is None and size is None:
-        return None
-    if size is None:
-        raise ValueError(
-            f"`context` was given, but this {name} is unconditional: construct it with "
-            f"`context_size`. Received: a context of shape {np.shape(context)}"
-        )
-    if context is None:
-        raise ValueError(
-            f"`context` is missing: this {name} needs one of shape (..., {size}). "
-            "Received: context=None"
-        )
-    context = tf.convert_to_tensor(context, dtype)
-    if context.shape.rank == 0 or context.shape[-1] not in (None, size):
-        raise ValueError(
-            f"`context` must have shape (..., {size}) for this {name}. "
-            f"Received: shape={tuple(context.shape)}"
-        )
-    return context
+    size = bijector.context_size
+    shape = None if size is None else (size,)
+    return checks.check_context(context, shape, dtype, f"this {type(bijector).__name__}")

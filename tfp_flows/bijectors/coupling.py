@@ -21,6 +21,7 @@ from tfp_flows.bijectors.transformers.base import Pair
 from tfp_flows.bijectors.transformers.circular import wrap
 from tfp_flows.networks import MLP, PeriodicFeatures
 from tfp_flows.networks.conditioner import Conditioner, match_batch, network_policy
+from tfp_flows.ops.capabilities import has_closed_inverse
 from tfp_flows.ops.feature_major import (
     flatten_batch,
     from_feature_major,
@@ -85,6 +86,8 @@ class Coupling(Bijector):
       >>> layer.forward(np.zeros((10, 5), "float32")).shape     # (10, 5)
     """
 
+    independent_over_batch = True
+
     def __init__(
         self,
         event_size: int,
@@ -122,6 +125,16 @@ class Coupling(Bijector):
         )
         super().__init__(parameters=parameters, dtype=dtype)
 
+    @property
+    def closed_inverse(self) -> bool:
+        """Whether the transformer has one."""
+        return has_closed_inverse(self.transformer)
+
+    @property
+    def is_monotone(self) -> bool:
+        """Whether the transformer is monotone, as all are that are not circular."""
+        return self.transformer.is_monotone
+
     def _forward_and_log_det(
         self, x: tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -148,7 +161,7 @@ class Coupling(Bijector):
         rows = to_feature_major(x)
         return self._map(rows, self._parameters_of(rows, x, context), direction, x, context)
 
-    def _directions(
+    def directions(
         self, x: tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[Callable[[tf.Tensor], Pair], Callable[[tf.Tensor], Pair]]:
         """Forward and inverse map of events that keep what `x` keeps, from one conditioner call.

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfp_flows.bijectors.base import Bijector, check_event_size
 from tfp_flows.bijectors.transformers import Transformer
+from tfp_flows.ops.capabilities import has_closed_inverse
 from tfp_flows.ops.checks import floating, positive_int
 
 __all__ = ["Elementwise"]
@@ -42,6 +43,8 @@ class Elementwise(Bijector):
       >>> marginals = Flow(tfd.MultivariateNormalDiag([0.0, 0.0]), bijectors.Elementwise(2, spline))
     """
 
+    independent_over_batch = True
+
     def __init__(
         self,
         event_size: int,
@@ -60,6 +63,16 @@ class Elementwise(Bijector):
             tf.zeros([transformer.parameter_count, event_size], dtype), name="parameters"
         )
         super().__init__(parameters=parameters, dtype=dtype)
+
+    @property
+    def closed_inverse(self) -> bool:
+        """Whether the transformer has one."""
+        return has_closed_inverse(self.transformer)
+
+    @property
+    def is_monotone(self) -> bool:
+        """Whether the transformer is monotone, as all are that are not circular."""
+        return self.transformer.is_monotone
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         y, log_det = self.transformer.forward(x, self._parameters_for(x))

@@ -68,6 +68,10 @@ class LU(Parametric):
       >>> mix.forward(np.zeros((10, 4), "float32")).shape     # (10, 4)
     """
 
+    closed_inverse = True
+    is_monotone = True
+    independent_over_batch = True
+
     def __init__(
         self,
         event_size: int,
@@ -168,6 +172,10 @@ class Triangular(Parametric):
       >>> gaussian = Flow(tfd.MultivariateNormalDiag([0.0, 0.0]), bijectors.Triangular(2))
     """
 
+    closed_inverse = True
+    is_monotone = True
+    independent_over_batch = True
+
     def __init__(
         self,
         event_size: int,
@@ -240,6 +248,10 @@ class QR(Parametric):
     Example:
       >>> mix = bijectors.QR(8, reflections=4)
     """
+
+    closed_inverse = True
+    is_monotone = True
+    independent_over_batch = True
 
     def __init__(
         self,

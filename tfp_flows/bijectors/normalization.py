@@ -46,6 +46,9 @@ class ActNorm(Bijector):
       >>> norm.inverse([[1.0, 10.0], [3.0, 30.0]])     # [[-1., -1.], [1., 1.]]
     """
 
+    closed_inverse = True
+    is_monotone = True
+    independent_over_batch = True
     needs_raw_data = True  # It standardizes by itself.
 
     def __init__(

@@ -61,6 +61,10 @@ class Householder(Parametric):
       >>> turn.forward(np.ones((10, 8), "float32")).shape     # (10, 8)
     """
 
+    closed_inverse = True
+    is_monotone = True
+    independent_over_batch = True
+
     def __init__(
         self,
         event_size: int,
@@ -125,6 +129,10 @@ class Rotation(Parametric):
       >>> turn = bijectors.Rotation(3)
       >>> turned = tfd.TransformedDistribution(tfd.MultivariateNormalDiag([0.0, 0.0, 0.0]), turn)
     """
+
+    closed_inverse = True
+    is_monotone = True
+    independent_over_batch = True
 
     def __init__(
         self,

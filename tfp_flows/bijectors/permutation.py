@@ -45,6 +45,10 @@ class Permutation(Bijector):
       >>> bijectors.Permutation(3, [1, 2, 0]).forward([1.0, 2.0, 3.0])     # [2., 3., 1.]
     """
 
+    closed_inverse = True
+    is_monotone = True
+    independent_over_batch = True
+
     def __init__(
         self,
         event_size: int,
@@ -61,7 +65,7 @@ class Permutation(Bijector):
         self.event_size = event_size
         self.permutation = np.array(permutation)
         self._restore = np.argsort(permutation)
-        super().__init__(parameters=parameters)
+        super().__init__(is_constant_jacobian=True, parameters=parameters)
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return self._reorder(x, self.permutation)

@@ -60,6 +60,9 @@ class Planar(Parametric):
       >>> flow = Flow(tfd.MultivariateNormalDiag([0.0, 0.0]), tfb.Chain(layers))
     """
 
+    is_monotone = True
+    independent_over_batch = True
+
     def __init__(
         self,
         event_size: int,
@@ -137,6 +140,9 @@ class Radial(Parametric):
     Example:
       >>> flow = Flow(tfd.MultivariateNormalDiag([0.0, 0.0]), bijectors.Radial(2))
     """
+
+    is_monotone = True
+    independent_over_batch = True
 
     def __init__(
         self,

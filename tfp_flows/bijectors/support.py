@@ -70,6 +70,8 @@ class Support(Bijector):
       >>> flow = Flow(base, tfb.Chain([last, bijectors.Coupling(3, spline)]))
     """
 
+    is_monotone = True
+    independent_over_batch = True
     needs_raw_data = True
 
     def __init__(

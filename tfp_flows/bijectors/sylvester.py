@@ -69,6 +69,9 @@ class Sylvester(Parametric):
       >>> flow = Flow(tfd.MultivariateNormalDiag(tf.zeros([8])), push)
     """
 
+    is_monotone = True
+    independent_over_batch = True
+
     def __init__(
         self,
         event_size: int,

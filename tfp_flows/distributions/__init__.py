@@ -1,9 +1,9 @@
 """Distributions: `Flow`, bases, densities of rounded data, and the 2-D toys of `datasets`."""
 
 from tfp_flows.distributions import bases
-from tfp_flows.distributions.conditional import ConditionalMixture
 from tfp_flows.distributions.dequantized import Dequantized
 from tfp_flows.distributions.flow import Flow
+from tfp_flows.distributions.mixture import ConditionalMixture
 from tfp_flows.distributions.resampled import Resampled
 
 __all__ = ["ConditionalMixture", "Dequantized", "Flow", "Resampled", "bases"]

@@ -27,13 +27,13 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_flows.bijectors.coupling import Coupling
 from tfp_flows.bijectors.transformers import Affine
-from tfp_flows.distributions.conditional import (
+from tfp_flows.distributions.flow import Flow
+from tfp_flows.distributions.mixture import (
     COMPONENT_SCALE,
     ConditionalMixture,
     diagonal_mixture,
     spread_means,
 )
-from tfp_flows.distributions.flow import Flow
 from tfp_flows.distributions.resampled import Resampled
 from tfp_flows.ops.checks import floating, positive_int
 

@@ -14,6 +14,7 @@ from tfp_flows.bijectors.coupling import Coupling
 from tfp_flows.bijectors.transformers import Affine
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.ops.copies import Copyable
+from tfp_flows.ops.seeds import derived_seed
 
 __all__ = ["CellNoise", "checked_steps", "round_to"]
 
@@ -92,7 +93,7 @@ def _affine_flow(
             flip=flip and size > 1,
             context_size=columns,
             dtype=dtype,
-            seed=None if seed is None else seed + flip,
+            seed=derived_seed(seed, int(flip)),
         )
         for flip in (False, True)[: min(size, 2)]
     ]

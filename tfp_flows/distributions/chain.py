@@ -1,6 +1,8 @@
-"""The steps of a flow's bijector, one after another, and context for those that need it."""
+"""The bijectors of a flow, one after another, and context for those that need it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -9,30 +11,31 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_flows.bijectors.base import Bijector
 from tfp_flows.networks.conditioner import match_batch
+from tfp_flows.ops.capabilities import context_size_of, is_monotone
 from tfp_flows.ops.internals import ChainBase, InvertBase
 
-__all__ = ["Given", "context_size_of", "flatten_chain"]
+__all__ = ["Given", "flatten_chain", "shared_context_size"]
 
 
 def flatten_chain(bijector: tfb.Bijector) -> list[tfb.Bijector]:
     """The bijectors of nested `tfb.Chain`s and `tfb.Invert`s, flat; the last applied is first.
 
-    A bijector that is no chain is its own only step.
+    Of a bijector that is no chain, the list has one entry.
     """
     if isinstance(bijector, ChainBase):
-        return [step for part in bijector.bijectors for step in flatten_chain(part)]
+        return [inner for part in bijector.bijectors for inner in flatten_chain(part)]
     if isinstance(bijector, InvertBase):
-        inner = flatten_chain(bijector.bijector)
-        if len(inner) > 1:
-            return [tfb.Invert(step) for step in reversed(inner)]
+        parts = flatten_chain(bijector.bijector)
+        if len(parts) > 1:
+            return [tfb.Invert(part) for part in reversed(parts)]
     return [bijector]
 
 
-def context_size_of(bijector: tfb.Bijector, base: tfd.Distribution | None = None) -> int | None:
+def shared_context_size(bijector: tfb.Bijector, base: tfd.Distribution | None = None) -> int | None:
     """Width of the context of all conditional parts; None if there are none."""
-    found = {getattr(base, "context_size", None)} - {None}
-    for step in flatten_chain(bijector):
-        inside = () if isinstance(step, Given) else (step, *step.submodules)
+    found = {context_size_of(base)} - {None}
+    for part in flatten_chain(bijector):
+        inside = () if isinstance(part, Given) else (part, *part.submodules)
         found |= {b.context_size for b in inside if isinstance(b, Bijector)} - {None}
     if len(found) > 1:
         raise ValueError(
@@ -42,7 +45,7 @@ def context_size_of(bijector: tfb.Bijector, base: tfd.Distribution | None = None
     return found.pop() if found else None
 
 
-def _context_kwargs(bijector: tfb.Bijector, context: tf.Tensor) -> dict:
+def _context_kwargs(bijector: tfb.Bijector, context: tf.Tensor) -> dict[str, Any]:
     """The keyword arguments by which `bijector` hands `context` to whatever is conditional in it.
 
     TFP's composite bijectors pass a dictionary keyed by the names of their parts.
@@ -51,8 +54,8 @@ def _context_kwargs(bijector: tfb.Bijector, context: tf.Tensor) -> dict:
         return _context_kwargs(bijector.bijector, context)
     if isinstance(bijector, Bijector):
         return {} if bijector.context_size is None else {"context": context}
-    kwargs: dict = {}
-    for part in getattr(bijector, "bijectors", ()):
+    kwargs: dict[str, Any] = {}
+    for part in bijector.bijectors if isinstance(bijector, tfb.Composition) else ():
         inner = _context_kwargs(part, context)
         if kwargs.setdefault(part.name, inner).keys() != inner.keys():
             raise ValueError(
@@ -65,21 +68,29 @@ def _context_kwargs(bijector: tfb.Bijector, context: tf.Tensor) -> dict:
 class Given(Bijector):
     """A conditional bijector with its context filled in; the context's batch is its own."""
 
+    independent_over_batch = True  # As much as what it holds, which is looked at by itself.
+
     def __init__(self, bijector: tfb.Bijector, context: tf.Tensor):
         parameters = dict(locals())
-        self._bijector = bijector
-        self._context = context
+        self.bijector = bijector
+        self.context = context
         self._kwargs = _context_kwargs(bijector, context)
         super().__init__(
             forward_min_event_ndims=bijector.forward_min_event_ndims,
             inverse_min_event_ndims=bijector.inverse_min_event_ndims,
+            is_constant_jacobian=bijector.is_constant_jacobian,
             dtype=bijector.dtype,
             parameters=parameters,
             name=bijector.name,
         )
 
+    @property
+    def is_monotone(self) -> bool:
+        """Whether the bijector is."""
+        return is_monotone(self.bijector)
+
     @classmethod
-    def _parameter_properties(cls, dtype):
+    def _parameter_properties(cls, dtype: tf.DType | None) -> dict[str, Any]:
         return {
             "bijector": tfp.util.BatchedComponentProperties(),
             "context": tfp.util.ParameterProperties(event_ndims=1),
@@ -87,13 +98,13 @@ class Given(Bijector):
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # Parts that take no context, in `tfb.Blockwise` say, have to get the batch shape too.
-        x = match_batch(x, self._context)
-        y = self._bijector.forward(x, **self._kwargs)
+        x = match_batch(x, self.context)
+        y = self.bijector.forward(x, **self._kwargs)
         event_ndims = self.forward_min_event_ndims
-        return y, self._bijector.forward_log_det_jacobian(x, event_ndims, **self._kwargs)
+        return y, self.bijector.forward_log_det_jacobian(x, event_ndims, **self._kwargs)
 
     def _inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        y = match_batch(y, self._context)
-        x = self._bijector.inverse(y, **self._kwargs)
+        y = match_batch(y, self.context)
+        x = self.bijector.inverse(y, **self._kwargs)
         event_ndims = self.inverse_min_event_ndims
-        return x, self._bijector.inverse_log_det_jacobian(y, event_ndims, **self._kwargs)
+        return x, self.bijector.inverse_log_det_jacobian(y, event_ndims, **self._kwargs)

@@ -1,127 +1,83 @@
-"""ConditionalMixture: a mixture of normals given context."""
+"""Conditional: the base class of distributions that may take context."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import keras
-import numpy as np
 import tensorflow as tf
-from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_flows.bijectors.base import check_context
-from tfp_flows.distributions.flow import stateless_seed
-from tfp_flows.networks import Parameters
-from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.capabilities import ConditionalDistribution, context_size_of
+from tfp_flows.ops.checks import as_real, check_context
 from tfp_flows.ops.copies import Copyable
+from tfp_flows.ops.seeds import stateless_seed
 
-__all__ = ["COMPONENT_SCALE", "ConditionalMixture", "diagonal_mixture", "spread_means"]
-
-# Deviation of the components of a fresh mixture; with their means, columns get deviation 1.
-COMPONENT_SCALE = 0.5
-
-_MAX_LOG_SCALE = 3.0
+__all__ = ["Conditional", "context_shape_of"]
 
 
-class ConditionalMixture(Copyable, tfd.Distribution):
-    """A mixture of normals with diagonal covariance, computed from context by one network.
+class Conditional(Copyable, tfd.Distribution):
+    """A `tfd.Distribution` whose methods take `context=`, or none where `context_size` is `None`.
 
-    `p(x | c) = Σ_k w_k(c) N(x; μ_k(c), diag σ_k(c)²)`, a mixture density network. Every call runs
-    the network once. Draws are not reparametrized. Starts as a mixture that does not depend on the
-    context, with means spread by `seed`; deviations stay within `0.5 exp(±3)`.
+    A subclass sets `context_size` and gives `_given(context)`, which returns the distribution under
+    a context that was checked and cast. Everything else it gives as every distribution does:
+    `_log_prob(value)`, `_sample_n(n, seed)` and so on, for the case without context.
 
-    Shapes: events `(event_size,)`, context `(*batch, context_size)`; as in `Flow`, `log_prob` takes
-    `(..., *batch, event_size)`, and `sample(n)` returns `(n, *batch, event_size)`.
-
-    Args:
-      event_size: number of columns.
-      context_size: width of the context.
-      components: how many normals.
-      conditioner: hidden widths of an MLP, or a Keras 3 layer `(batch, context_size) -> (batch,
-        features)`.
-      dtype: floating dtype of events.
-      seed: integer for other initial means and reproducible initial weights, or `None`.
-      name: name of the distribution.
+    Events may be of any real dtype: they are cast to that of the distribution. An integer `seed`
+    gives the same draws at every call.
 
     Raises:
-      ValueError: a size is not a positive integer; context is missing or has another width.
-
-    Source: Christopher Bishop, "Mixture Density Networks" (1994).
-
-    Example:
-      >>> base = distributions.ConditionalMixture(2, context_size=3, components=4)
-      >>> base.log_prob(np.zeros((5, 2)), context=np.zeros((5, 3)))     # (5,)
+      ValueError: context is missing, is given to what takes none, or has another shape.
+      TypeError: events or context are not real numbers.
     """
 
-    def __init__(
-        self,
-        event_size: int,
-        context_size: int,
-        components: int = 8,
-        conditioner: Sequence[int] | keras.layers.Layer = (64, 64),
-        *,
-        dtype: str | tf.DType = "float32",
-        seed: int | None = None,
-        name: str = "ConditionalMixture",
-    ):
-        parameters = dict(locals())
-        self.event_size = positive_int(event_size, "event_size")
-        self.context_size = positive_int(context_size, "context_size")
-        self.components = positive_int(components, "components")
-        dtype = tf.as_dtype(dtype)
-        means = spread_means(event_size, components, seed)
-        # For every component a logit, then means, then logarithms of deviations.
-        self._mixture_parameters = Parameters(
-            np.concatenate([np.zeros((components, 1)), means, np.zeros_like(means)], 1),
-            context_size=context_size,
-            conditioner=conditioner,
-            dtype=dtype.name,
-            seed=seed,
-        )
-        super().__init__(
-            dtype=dtype,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=name,
-        )
+    context_size: int | None = None
 
-    @classmethod
-    def _parameter_properties(cls, dtype: tf.DType | None, num_classes: int | None = None) -> dict:
-        return {}
+    @property
+    def context_shape(self) -> tuple[int, ...] | None:
+        """Shape of one context as `context=` takes it, or None."""
+        return None if self.context_size is None else (self.context_size,)
 
-    def _event_shape(self) -> tf.TensorShape:
-        return tf.TensorShape([self.event_size])
+    def _given(self, context: tf.Tensor) -> tfd.Distribution:
+        """The distribution under a context, `(*batch, *context_shape)`, of the right dtype."""
+        raise NotImplementedError(f"{type(self).__name__} must define `_given`.")
 
-    def _event_shape_tensor(self) -> tf.Tensor:
-        return tf.constant([self.event_size])
+    def given(self, context: Any | None) -> tfd.Distribution:
+        """The conditional distribution, with the batch shape of the context.
 
-    def _default_event_space_bijector(self) -> tfb.Bijector:
-        return tfb.Identity()
+        It can be used without `context=` from then on, wherever TFP takes a distribution.
 
-    def given(self, context: Any | None) -> tfd.MixtureSameFamily:
-        """The mixture given `context`, `(*batch, context_size)`, with batch shape `batch`."""
-        if context is not None:
-            context = tf.cast(tf.convert_to_tensor(context), self.dtype)
-        context = check_context(self, context, self.dtype)
-        sizes = [1, self.event_size, self.event_size]
-        logits, loc, raw = tf.split(self._mixture_parameters(context), sizes, axis=-1)
-        # Networks can lose a NaN on the way; a missing context must not give a density.
-        missing = tf.reduce_any(tf.math.is_nan(context), -1)[..., None]
-        logits = tf.where(missing, tf.constant(np.nan, self.dtype), logits[..., 0])
-        scale = COMPONENT_SCALE * tf.exp(_MAX_LOG_SCALE * tf.tanh(raw / _MAX_LOG_SCALE))
-        return diagonal_mixture(logits, loc, scale)
+        Args:
+          context: `(*batch, *context_shape)`, cast to the dtype of the distribution; `None`, of
+            what takes none, returns the distribution itself.
+
+        Raises:
+          ValueError: context is missing, has another shape, or is given to what takes none.
+        """
+        name = f"this {type(self).__name__}"
+        context = check_context(context, self.context_shape, self.dtype, name)
+        return self if context is None else self._given(context)
 
     def log_prob(self, value: Any, context: Any | None = None, name: str = "log_prob") -> tf.Tensor:
-        """Log-density in nats at `value`, `(..., D)`, given `context`, `(..., C)`."""
-        return self.given(context).log_prob(value, name=name)
+        """Log-density in nats at `value`, `(..., D)`, given `context`, `(..., C)`, if there is one.
+
+        `-inf` outside the support.
+        """
+        value = as_real(value, self.dtype, "value")
+        given = self.given(context)
+        return super().log_prob(value, name=name) if given is self else given.log_prob(value)
 
     def prob(self, value: Any, context: Any | None = None, name: str = "prob") -> tf.Tensor:
         """Density at `value`: the exponential of `log_prob`."""
-        return self.given(context).prob(value, name=name)
+        value = as_real(value, self.dtype, "value")
+        given = self.given(context)
+        return super().prob(value, name=name) if given is self else given.prob(value)
+
+    def unnormalized_log_prob(
+        self, value: Any, context: Any | None = None, name: str = "unnormalized_log_prob"
+    ) -> tf.Tensor:
+        """The same as `log_prob`: all distributions here are normalized."""
+        return self.log_prob(value, context, name=name)
 
     def sample(
         self,
@@ -130,8 +86,11 @@ class ConditionalMixture(Copyable, tfd.Distribution):
         seed: Any | None = None,
         name: str = "sample",
     ) -> tf.Tensor:
-        """Draw events `(*sample_shape, *batch, D)`."""
-        return self.given(context).sample(sample_shape, seed=stateless_seed(seed), name=name)
+        """Draw events `(*sample_shape, D)`, or `(*sample_shape, *batch, D)` given context."""
+        given, seed = self.given(context), stateless_seed(seed)
+        if given is self:
+            return super().sample(sample_shape, seed=seed, name=name)
+        return given.sample(sample_shape, seed=seed, name=name)
 
     def sample_and_log_prob(
         self,
@@ -140,10 +99,11 @@ class ConditionalMixture(Copyable, tfd.Distribution):
         seed: Any | None = None,
         name: str = "sample_and_log_prob",
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draw events and return them with their log-densities."""
-        return self.given(context).experimental_sample_and_log_prob(
-            sample_shape, seed=stateless_seed(seed), name=name
-        )
+        """Draw events and return them with their log-densities, in one pass where that is less."""
+        given, seed = self.given(context), stateless_seed(seed)
+        if given is self:
+            return super().experimental_sample_and_log_prob(sample_shape, seed=seed, name=name)
+        return given.experimental_sample_and_log_prob(sample_shape, seed=seed, name=name)
 
     def experimental_sample_and_log_prob(
         self,
@@ -152,27 +112,15 @@ class ConditionalMixture(Copyable, tfd.Distribution):
         name: str = "sample_and_log_prob",
         context: Any | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """`sample_and_log_prob` with the arguments in TFP's order."""
+        """`sample_and_log_prob` under TFP's name, with TFP's order of arguments."""
         return self.sample_and_log_prob(sample_shape, context, seed, name)
 
 
-def diagonal_mixture(
-    logits: Any, loc: Any, scale: Any, *, reparameterize: bool = False
-) -> tfd.MixtureSameFamily:
-    """The mixture with logits `(..., K)` and normals with means and deviations `(..., K, D)`."""
-    return tfd.MixtureSameFamily(
-        tfd.Categorical(logits=logits),
-        tfd.Independent(tfd.Normal(loc, scale), 1),
-        reparameterize=reparameterize,
-        name="mixture",
-    )
-
-
-def spread_means(event_size: int, components: int, seed: int | None) -> np.ndarray:
-    """Distinct initial means, `(components, event_size)`.
-
-    They are not among the weights of a `ConditionalMixture`, so they come from NumPy's legacy
-    generator, whose stream is the same in every version.
-    """
-    spread = np.random.RandomState(seed or 0).standard_normal((components, event_size))
-    return np.sqrt(1 - COMPONENT_SCALE**2) * spread
+def context_shape_of(distribution: tfd.Distribution) -> Sequence[int] | None:
+    """Shape of one context as a distribution of any class takes it, or None."""
+    if isinstance(distribution, Conditional):
+        return distribution.context_shape
+    size = context_size_of(distribution)
+    if size is None or not isinstance(distribution, ConditionalDistribution):
+        return None
+    return (size,)

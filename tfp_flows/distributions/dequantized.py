@@ -12,14 +12,16 @@ import tensorflow_probability as tfp
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows.distributions.cells import CellNoise, checked_steps, round_to
-from tfp_flows.distributions.flow import Flow, stateless_seed
+from tfp_flows.distributions.conditional import Conditional, context_shape_of
+from tfp_flows.distributions.flow import Flow
+from tfp_flows.ops.capabilities import context_size_of, needs_raw_data
 from tfp_flows.ops.checks import positive_int
-from tfp_flows.ops.copies import Copyable
+from tfp_flows.ops.seeds import stateless_seed
 
 __all__ = ["Dequantized"]
 
 
-class Dequantized(Copyable, tfd.Distribution):
+class Dequantized(Conditional):
     """The distribution of rounded values: integers, or measurements to a tenth.
 
     A density of tied values has no upper bound: a flow may pile it up on the ties. Here a value `x`
@@ -107,9 +109,7 @@ class Dequantized(Copyable, tfd.Distribution):
         self.samples = positive_int(samples, "samples")
         self.align = align
         self.seed = seed
-        self.context_size = getattr(distribution, "context_size", None)
-        default = None if self.context_size is None else (self.context_size,)
-        self.context_shape = getattr(distribution, "context_shape", default)
+        self.context_size = context_size_of(distribution)
         stepped = np.array(self.steps) > 0
         self.noise = noise
         if noise is not None and not isinstance(noise, CellNoise):
@@ -139,6 +139,11 @@ class Dequantized(Copyable, tfd.Distribution):
         """The arguments of the constructor: what is needed to build it again, weights aside."""
         return super().parameters
 
+    @property
+    def context_shape(self) -> tuple[int, ...] | None:
+        """Shape of one context as `distribution` takes it, or None."""
+        return context_shape_of(self.distribution)
+
     def _event_shape(self) -> tf.TensorShape:
         return self.distribution.event_shape
 
@@ -148,65 +153,12 @@ class Dequantized(Copyable, tfd.Distribution):
     def _default_event_space_bijector(self) -> None:
         return None  # Values are discrete: no smooth map leads to them.
 
-    def given(self, context: Any) -> Dequantized:
-        """The distribution given `context`, whose batch shape it has."""
-        if self.context_size is None:
-            raise ValueError(
-                f"`context` was given, but {self.distribution.name!r} takes none. "
-                f"Received: context of shape {np.shape(context)}"
-            )
+    def _given(self, context: tf.Tensor) -> Dequantized:
         return self.copy(distribution=self.distribution.given(context))
 
-    def _conditioned(self, context: Any | None) -> Dequantized:
-        if context is None and self.context_size is not None:
-            raise ValueError(
-                f"`context` is missing: {self.name!r} needs one with {self.context_shape} as its "
-                "last axes. Received: context=None"
-            )
-        return self if context is None else self.given(context)
-
-    def log_prob(self, value: Any, context: Any | None = None, name: str = "log_prob") -> tf.Tensor:
-        """Lower bound of the log-probability in nats of `value`, `(..., D)`, given `context`."""
-        return super(Dequantized, self._conditioned(context)).log_prob(value, name=name)
-
-    def prob(self, value: Any, context: Any | None = None, name: str = "prob") -> tf.Tensor:
-        """The exponential of `log_prob`; without learned noise, its average is the probability."""
-        return super(Dequantized, self._conditioned(context)).prob(value, name=name)
-
-    def sample(
-        self,
-        sample_shape: Any = (),
-        context: Any | None = None,
-        seed: Any | None = None,
-        name: str = "sample",
-    ) -> tf.Tensor:
-        """Draw events `(*sample_shape, D)`, or `(*sample_shape, *batch, D)` given context."""
-        given = self._conditioned(context)
-        seed = stateless_seed(seed)
-        x = given.distribution.sample(sample_shape, seed=seed, name=name)
-        return round_to(x, given.steps, given._lowest)
-
-    def sample_and_log_prob(
-        self,
-        sample_shape: Any = (),
-        context: Any | None = None,
-        seed: Any | None = None,
-        name: str = "sample_and_log_prob",
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draw events and return them with their `log_prob`."""
-        given = self._conditioned(context)
-        x = given.sample(sample_shape, seed=seed, name=name)
-        return x, given.log_prob(x)
-
-    def experimental_sample_and_log_prob(
-        self,
-        sample_shape: Any = (),
-        seed: Any | None = None,
-        name: str = "sample_and_log_prob",
-        context: Any | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """`sample_and_log_prob` with the arguments in TFP's order."""
-        return self.sample_and_log_prob(sample_shape, context, seed, name)
+    def _call_sample_n(self, sample_shape: Any, seed: Any) -> tf.Tensor:
+        x = self.distribution.sample(sample_shape, seed=seed)
+        return round_to(x, self.steps, self._lowest)
 
     def adapt(self, x: Any, context: Any | None = None, *, again: bool = True) -> None:
         """Call `distribution.adapt` with the data plus uniform noise; adapt the noise flow too.
@@ -215,7 +167,7 @@ class Dequantized(Copyable, tfd.Distribution):
           ValueError: `distribution` does not take data in their own units, as steps are; a value is
             no multiple of its column's step.
         """
-        if again and not getattr(self.distribution, "needs_raw_data", False):
+        if again and not needs_raw_data(self.distribution):
             raise ValueError(
                 "`distribution` must take data in their own units, as `steps` are: let its last "
                 f"bijector be a Support. Received: distribution={self.distribution!r}"

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_flows.distributions.chain import Given, context_size_of, flatten_chain
+from tfp_flows.distributions.chain import Given, flatten_chain, shared_context_size
 from tfp_flows.distributions.chunks import is_batch_independent, map_chunks
+from tfp_flows.distributions.conditional import Conditional
+from tfp_flows.distributions.cumulative import cumulative, quantile
+from tfp_flows.distributions.edges import fixed_maps, with_edges
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.embedding import Embedding
-from tfp_flows.ops.copies import Copyable
+from tfp_flows.ops.capabilities import (
+    Adaptable,
+    awaits_data,
+    context_size_of,
+    is_affine,
+    needs_raw_data,
+)
+from tfp_flows.ops.checks import as_real
 from tfp_flows.ops.internals import TransformedDistributionBase, is_injective
 
 __all__ = ["Flow"]
@@ -26,7 +33,7 @@ _ADAPT_ROWS = 65_536
 
 
 # A flow that were a composite tensor would hide its variables from what it is nested in.
-class Flow(Copyable, TransformedDistributionBase):
+class Flow(Conditional, TransformedDistributionBase):
     """A base distribution pushed through a bijector: what every factory in `flows` returns.
 
     With base density `p` and bijector `f` from base to data:
@@ -74,6 +81,9 @@ class Flow(Copyable, TransformedDistributionBase):
       >>> flow.log_prob(flow.sample(5, seed=0))      # (5,)
     """
 
+    # Names that are given without being asked for.
+    default_names: ClassVar[set[str]] = {"Flow"}
+
     def __init__(
         self,
         distribution: tfd.Distribution,
@@ -99,13 +109,13 @@ class Flow(Copyable, TransformedDistributionBase):
                 "it in tfd.Independent or tfd.Sample, or use tfd.MultivariateNormalDiag. "
                 f"Received: event_shape={distribution.event_shape}"
             )
-        self._context_size = context_size_of(bijector, distribution)
+        self.context_size = shared_context_size(bijector, distribution)
         self._embedding = None
         if embedding is not None:
             self._embedding = Embedding(
                 embedding,
                 context_shape=context_shape,
-                context_size=self._context_size,
+                context_size=self.context_size,
                 dtype=distribution.dtype.name,
             )
         super().__init__(
@@ -117,68 +127,47 @@ class Flow(Copyable, TransformedDistributionBase):
         )
 
     @classmethod
-    def _parameter_properties(cls, dtype, num_classes=None) -> dict:
+    def _parameter_properties(
+        cls, dtype: tf.DType | None, num_classes: int | None = None
+    ) -> dict[str, Any]:
         return super()._parameter_properties(dtype, num_classes)
 
     @property
-    def context_size(self) -> int | None:
-        """Width of the context that the bijectors of this flow need, or None."""
-        return self._context_size
+    def parameters(self) -> dict[str, Any]:
+        """The arguments of the constructor, but for a name that no user chose.
+
+        TFP's joint distributions take a name in it for the name of a variable, which must be that
+        of the argument by which others depend on it, and must not occur twice.
+        """
+        parameters = super().parameters
+        if parameters["name"] in self.default_names:
+            del parameters["name"]
+        return parameters
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor: what is needed to build it again, weights aside."""
+        return super().parameters
+
+    def copy(self, **parameters: Any) -> Flow:
+        """A flow over the same base and bijector, with other arguments where they are given."""
+        return super().copy(**{"name": super().parameters["name"], **parameters})
 
     @property
     def context_shape(self) -> tuple[int, ...] | None:
         """Shape of one context as `context=` takes it, or None."""
-        if self._embedding is not None:
-            return self._embedding.context_shape
-        return None if self.context_size is None else (self.context_size,)
+        return super().context_shape if self._embedding is None else self._embedding.context_shape
 
-    def given(self, context: Any) -> Flow:
-        """The conditional distribution, with the batch shape of the context.
-
-        It can be used without `context=` from then on, wherever TFP takes a distribution.
-
-        Args:
-          context: `(*batch, *context_shape)`, cast to the flow's dtype.
-
-        Raises:
-          ValueError: the flow takes no context, or one of another width.
-        """
-        if self.context_size is None:
-            raise ValueError(
-                "`context` was given, but no bijector of this flow is conditional: construct it "
-                f"with `context_size`. Received: context of shape {np.shape(context)}"
-            )
-        context = tf.cast(tf.convert_to_tensor(context, dtype_hint=self.dtype), self.dtype)
-        shape, rank = self.context_shape, len(self.context_shape)
-        if context.shape.rank is not None and not (
-            context.shape.rank >= rank and context.shape[-rank:].is_compatible_with(shape)
-        ):
-            raise ValueError(
-                f"`context` must have shape ({_listed(shape)}). "
-                f"Received: shape={tuple(context.shape)}"
-            )
+    def _given(self, context: tf.Tensor) -> Flow:
         if self._embedding is not None:
             context = self._embedding(context)
-        steps = [
-            step if context_size_of(step) is None else Given(step, context)
-            for step in flatten_chain(self.bijector)
+        parts = [
+            part if shared_context_size(part) is None else Given(part, context)
+            for part in flatten_chain(self.bijector)
         ]
         base = self.distribution
-        if getattr(base, "context_size", None) is not None:
+        if context_size_of(base) is not None:
             base = base.given(context)
-        return Flow(base, tfb.Chain(steps), name=self.name)
-
-    def _conditioned(self, context: Any | None) -> Flow:
-        """The flow itself, or given the context; an error where context is missing."""
-        if context is not None:
-            return self.given(context)
-        if self.context_size is not None:
-            raise ValueError(
-                "`context` is missing: this flow needs one of shape "
-                f"({_listed(self.context_shape)}). "
-                "Received: context=None"
-            )
-        return self
+        return Flow(base, tfb.Chain(parts), name=self.name)
 
     def log_prob(self, value: Any, context: Any | None = None, name: str = "log_prob") -> tf.Tensor:
         """Log-density in nats at `value`, `(..., D)`, given `context`, `(..., C)`, if there is one.
@@ -186,63 +175,18 @@ class Flow(Copyable, TransformedDistributionBase):
         `-inf` outside the support.
         """
 
-        def of_rows(value: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
-            return super(Flow, self._conditioned(context)).log_prob(value, name=name)
+        def of_chunk(value: tf.Tensor, context: Any | None = None) -> tf.Tensor:
+            return super(Flow, self).log_prob(value, context, name)
 
-        value = tf.convert_to_tensor(value, dtype_hint=self.dtype)
-        if context is not None:
-            context = tf.convert_to_tensor(context, dtype_hint=self.dtype)
+        value = as_real(value, self.dtype, "value")
         if not is_batch_independent(self):
-            return of_rows(value, context)
+            return of_chunk(value, context)
         if context is None:
-            return map_chunks(of_rows, value)
+            return map_chunks(of_chunk, value)
+        context = as_real(context, self.dtype, "context")
         if value.shape.rank != 2 or context.shape.rank != 2 or self._embedding is not None:
-            return of_rows(value, context)
-        return map_chunks(of_rows, match_batch(value, context), match_batch(context, value))
-
-    def prob(self, value: Any, context: Any | None = None, name: str = "prob") -> tf.Tensor:
-        """Density at `value`: the exponential of `log_prob`."""
-        return super(Flow, self._conditioned(context)).prob(value, name=name)
-
-    def unnormalized_log_prob(
-        self, value: Any, context: Any | None = None, name: str = "unnormalized_log_prob"
-    ) -> tf.Tensor:
-        """The same as `log_prob`: flows are normalized."""
-        return self.log_prob(value, context, name=name)
-
-    def sample(
-        self,
-        sample_shape: Any = (),
-        context: Any | None = None,
-        seed: Any | None = None,
-        name: str = "sample",
-    ) -> tf.Tensor:
-        """Draw events `(*sample_shape, D)`, or `(*sample_shape, *batch, D)` given context."""
-        flow = super(Flow, self._conditioned(context))
-        return flow.sample(sample_shape, seed=stateless_seed(seed), name=name)
-
-    def sample_and_log_prob(
-        self,
-        sample_shape: Any = (),
-        context: Any | None = None,
-        seed: Any | None = None,
-        name: str = "sample_and_log_prob",
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draw events and return them with their log-densities, in one pass."""
-        flow = super(Flow, self._conditioned(context))
-        return flow.experimental_sample_and_log_prob(
-            sample_shape, seed=stateless_seed(seed), name=name
-        )
-
-    def experimental_sample_and_log_prob(
-        self,
-        sample_shape: Any = (),
-        seed: Any | None = None,
-        name: str = "sample_and_log_prob",
-        context: Any | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """`sample_and_log_prob` under TFP's name, with TFP's order of arguments."""
-        return self.sample_and_log_prob(sample_shape, context, seed, name)
+            return of_chunk(value, context)
+        return map_chunks(of_chunk, match_batch(value, context), match_batch(context, value))
 
     def _call_sample_n(self, sample_shape: Any, seed: Any) -> tf.Tensor:
         if not is_batch_independent(self):
@@ -253,31 +197,83 @@ class Flow(Copyable, TransformedDistributionBase):
         if not (is_injective(self.bijector) and is_batch_independent(self)):
             return super()._sample_and_log_prob(sample_shape, seed)
 
-        def of_rows(x: tf.Tensor, log_prob: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def of_chunk(x: tf.Tensor, log_prob: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             y = self.bijector.forward(x)
             return y, log_prob - self.bijector.forward_log_det_jacobian(x, event_ndims=1)
 
         base = self.distribution
-        return map_chunks(of_rows, *base.experimental_sample_and_log_prob(sample_shape, seed=seed))
+        drawn = base.experimental_sample_and_log_prob(sample_shape, seed=seed)
+        return map_chunks(of_chunk, *drawn)
 
     def _log_prob(self, y: tf.Tensor) -> tf.Tensor:
+        if is_injective(self.bijector):
+            return self.experimental_local_measure(y, backward_compat=True)[0]
+        maps = fixed_maps(self.bijector)
+        return with_edges(super()._log_prob, maps, tf.identity(y), self.event_shape.rank)
+
+    def _prob(self, y: tf.Tensor) -> tf.Tensor:
+        return tf.exp(self._log_prob(y))
+
+    def experimental_local_measure(
+        self, y: tf.Tensor, backward_compat: bool = False
+    ) -> tuple[tf.Tensor, Any]:
+        """`log_prob` with the tangent space of the support, as TFP's distributions ask their base.
+
+        Raises:
+          NotImplementedError: the bijector is not injective.
+        """
+        tangent_space = None
+
+        def log_prob(y: tf.Tensor) -> tf.Tensor:
+            nonlocal tangent_space
+            local_measure = super(Flow, self).experimental_local_measure
+            density, tangent_space = local_measure(y, backward_compat=backward_compat)
+            return density
+
         # A new tensor is unknown to TFP's caches, which look inputs up by identity.
-        y = tf.identity(y)
-        log_prob = super()._log_prob(y)
-        # TFP's bijectors give NaN outside their range, as tfb.Sigmoid does. Such maps stand at the
-        # data's end, or behind other fixed maps; a NaN from further inside, where parameters are
-        # learned, must stay one.
-        outside, event_ndims = None, self.event_shape.rank
-        for step in flatten_chain(self.bijector):
-            if step.variables:
-                break
-            x, x_ndims = step.inverse(y), step.inverse_event_ndims(event_ndims)
-            left_range = _any_nan(x, x_ndims) & ~_any_nan(y, event_ndims)
-            outside = left_range if outside is None else outside | left_range
-            y, event_ndims = x, x_ndims
-        if outside is None:
-            return log_prob
-        return tf.where(outside, tf.constant(-math.inf, log_prob.dtype), log_prob)
+        maps, y = fixed_maps(self.bijector), tf.identity(y)
+        return with_edges(log_prob, maps, y, self.event_shape.rank), tangent_space
+
+    # TFP's own would be wrong for maps that fall by turns, for vectors, and for networks whose
+    # determinant is constant, but not their slope.
+
+    def _log_cdf(self, y: tf.Tensor) -> tf.Tensor:
+        return cumulative(self, y, "log_cdf")
+
+    def _cdf(self, y: tf.Tensor) -> tf.Tensor:
+        return cumulative(self, y, "cdf")
+
+    def _log_survival_function(self, y: tf.Tensor) -> tf.Tensor:
+        return cumulative(self, y, "log_survival_function")
+
+    def _survival_function(self, y: tf.Tensor) -> tf.Tensor:
+        return cumulative(self, y, "survival_function")
+
+    def _quantile(self, value: tf.Tensor) -> tf.Tensor:
+        return quantile(self, value)
+
+    def _mean(self) -> tf.Tensor:
+        self._check_affine("mean")
+        return super()._mean()
+
+    def _mode(self) -> tf.Tensor:
+        self._check_affine("mode")
+        return super()._mode()
+
+    def _stddev(self) -> tf.Tensor:
+        self._check_affine("stddev")
+        return super()._stddev()
+
+    def _covariance(self) -> tf.Tensor:
+        self._check_affine("covariance")
+        return super()._covariance()
+
+    def _check_affine(self, name: str) -> None:
+        if not all(map(is_affine, flatten_chain(self.bijector))):
+            raise NotImplementedError(
+                f"`{name}` is known of flows over affine bijectors only: estimate it from samples. "
+                f"Received: bijector={self.bijector!r}"
+            )
 
     def stages(self, context: Any | None = None) -> list[tfd.Distribution]:
         """The distribution after 0, 1, ..., K bijectors: the base first, the flow itself last.
@@ -285,17 +281,17 @@ class Flow(Copyable, TransformedDistributionBase):
         Every stage after the base is a `Flow` whose bijector is a `tfb.Chain` of those applied so
         far, the last applied first.
         """
-        flow = self._conditioned(context)
-        steps = flatten_chain(flow.bijector)
+        flow = self.given(context)
+        parts = flatten_chain(flow.bijector)
         return [flow.distribution] + [
-            Flow(flow.distribution, tfb.Chain(steps[-k:]), name=f"stage_{k}")
-            for k in range(1, len(steps) + 1)
+            Flow(flow.distribution, tfb.Chain(parts[-k:]), name=f"stage_{k}")
+            for k in range(1, len(parts) + 1)
         ]
 
     @property
     def needs_raw_data(self) -> bool:
-        """Whether data must come as they are: the step at their end has a unit or a support."""
-        return getattr(flatten_chain(self.bijector)[0], "needs_raw_data", False)
+        """Whether data must come as they are: the map at their end has a unit or a support."""
+        return needs_raw_data(flatten_chain(self.bijector)[0])
 
     def adapt(self, y: Any, context: Any | None = None, *, again: bool = True) -> None:
         """Let the bijectors that can start from data do so, from the data's end to the base.
@@ -308,34 +304,17 @@ class Flow(Copyable, TransformedDistributionBase):
           context: `(n, *context_shape)`, if the flow needs context.
           again: whether those go again that were adapted before.
         """
-        steps = flatten_chain(self.bijector)
-        able = [
-            hasattr(step, "adapt") and (again or not getattr(step, "is_initialized", True))
-            for step in steps
-        ]
-        if able[0]:
-            steps[0].adapt(y)  # All rows, for a support must hold them all.
+        parts = flatten_chain(self.bijector)
+        chosen = [isinstance(part, Adaptable) and (again or awaits_data(part)) for part in parts]
+        if chosen[0]:
+            parts[0].adapt(y)  # All rows, for a support must hold them all.
         # Means and covariances need no more rows than these, and layers would need the memory.
         thin = slice(None, None, 1 + len(y) // _ADAPT_ROWS)
-        y = tf.cast(tf.convert_to_tensor(y), self.dtype)[thin]
+        y = as_real(y, self.dtype, "y")[thin]
         context = None if context is None else tf.convert_to_tensor(context)[thin]
-        given = flatten_chain(self._conditioned(context).bijector)
-        for i in range(1, 1 + max((i for i, can in enumerate(able) if can), default=0)):
+        given = flatten_chain(self.given(context).bijector)
+        last = max((i for i, is_chosen in enumerate(chosen) if is_chosen), default=0)
+        for i in range(1, last + 1):
             y = given[i - 1].inverse(tf.identity(y))
-            if able[i]:
-                steps[i].adapt(y)
-
-
-def _listed(shape: Sequence[int]) -> str:
-    return ", ".join(map(str, ("...", *shape)))
-
-
-def _any_nan(x: tf.Tensor, event_ndims: int) -> tf.Tensor:
-    return tf.reduce_any(tf.math.is_nan(x), axis=list(range(-event_ndims, 0)))
-
-
-def stateless_seed(seed: Any | None) -> Any | None:
-    """An integer as a stateless seed: the same draws at every call, unlike TFP's own reading."""
-    if isinstance(seed, numbers.Integral):
-        return tf.constant([0, int(seed) % 2**31], tf.int32)
-    return seed
+            if chosen[i]:
+                parts[i].adapt(y)

@@ -28,6 +28,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 
+from tfp_flows.ops.seeds import stateless_seed
+
 tfd = tfp.distributions
 
 __all__ = ["Checkerboard", "Circles", "EightGaussians", "Pinwheel", "TwoMoons", "TwoSpirals"]
@@ -96,10 +98,7 @@ class _Toy(tfd.Distribution):
         return tfb.Identity()
 
     def _sample_n(self, n, seed=None):
-        if isinstance(seed, numbers.Integral):
-            # To TFP an integer starts a stream, where each call continues the last one. A data set
-            # should come out the same each time, so the integer is made a stateless seed.
-            seed = (0, int(seed) % 2**31)
+        seed = stateless_seed(seed)
         uniform_seed, normal_seed = tfp.random.split_seed(seed, n=2, salt=type(self).__name__)
         u = tf.random.stateless_uniform([n, 2], uniform_seed, dtype=self.dtype)
         e = tf.random.stateless_normal([n, 2], normal_seed, dtype=self.dtype)

@@ -101,6 +101,7 @@ _FAMILIES: dict[str, Callable[..., Flow]] = {
         umnn,
     )
 }
+Flow.default_names.update(_FAMILIES)
 
 
 def names() -> list[str]:

@@ -15,7 +15,8 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_flows import serialization
 from tfp_flows.distributions import reversible
-from tfp_flows.distributions.flow import Flow, stateless_seed
+from tfp_flows.distributions.conditional import context_shape_of
+from tfp_flows.distributions.flow import Flow
 from tfp_flows.model import export, guard, variables
 from tfp_flows.model.arrays import check_numbers
 from tfp_flows.model.data import check_finite, check_inputs, check_rows, collect
@@ -23,8 +24,11 @@ from tfp_flows.model.standardizer import Standardizer
 from tfp_flows.model.ties import warn_of_ties
 from tfp_flows.model.trainer import MaximumLikelihood
 from tfp_flows.networks import Conditioner, Embedding
+from tfp_flows.ops.capabilities import context_size_of
+from tfp_flows.ops.checks import check_context
 from tfp_flows.ops.columns import check_varies, constant_columns
 from tfp_flows.ops.internals import layers_of
+from tfp_flows.ops.seeds import stateless_seed
 from tfp_flows.ops.xla import without_xla
 
 __all__ = ["FlowModel"]
@@ -111,9 +115,8 @@ class FlowModel(MaximumLikelihood):
         self.conditioners = list({id(layer): layer for layer in conditioners}.values())
         self.event_dtype = dtype
         self.event_shape = distribution.event_shape
-        self.context_size = getattr(distribution, "context_size", None)
-        default = None if self.context_size is None else (self.context_size,)
-        self.context_shape = getattr(distribution, "context_shape", default)
+        self.context_size = context_size_of(distribution)
+        self.context_shape = context_shape_of(distribution)
         owned = {v.value.ref() for layer in self.conditioners for v in layer.variables}
         given = distribution
         if self.context_size is not None:
@@ -249,16 +252,14 @@ class FlowModel(MaximumLikelihood):
         return flow.stages(None if context is None else self._standardize_context(context))
 
     def _standardize_context(self, context: Any) -> tf.Tensor:
-        context = check_numbers(context, "context")
-        context = tf.convert_to_tensor(context, dtype_hint=self.event_dtype)
-        shape = self.context_shape
-        if shape is None or context.shape[-len(shape) :] != shape:
-            need = f"shape ({', '.join(map(str, ('...', *shape)))})" if shape else "none"
-            raise ValueError(
-                f"`context`: this distribution needs {need}. Received: shape={tuple(context.shape)}"
-            )
+        context = check_context(
+            check_numbers(context, "context"),
+            self.context_shape,
+            self.event_dtype,
+            f"this {type(self).__name__}",
+        )
         if self.context_standardizer is None:
-            return tf.cast(context, self.event_dtype)
+            return context
         return self.context_standardizer(context)
 
     def explain_non_finite(self, pairs: Iterator[tuple[Any, Any]]) -> str:

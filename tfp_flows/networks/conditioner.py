@@ -22,6 +22,8 @@ class _ParameterNetwork(keras.layers.Layer):
     and all log-determinants made from them, keep full precision.
     """
 
+    independent_over_batch = True
+
     def __init__(self, features: keras.layers.Layer, output_size: int, *, dtype: str):
         super().__init__(dtype=dtype, name="conditioner")
         self.features = features

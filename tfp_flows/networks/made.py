@@ -61,6 +61,8 @@ class MADE(keras.layers.Layer):
       >>> made(tf.ones([5, 3])).shape     # (5, 2, 3)
     """
 
+    independent_over_batch = True
+
     def __init__(
         self,
         event_size: int,

@@ -8,12 +8,13 @@ import keras
 import tensorflow as tf
 
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.seeds import derived_seed
 
 __all__ = ["MLP", "ResidualMLP"]
 
 
 def dense_initializer(seed: int | None, layer: int) -> keras.initializers.Initializer:
-    return keras.initializers.HeUniform(seed=None if seed is None else seed + layer)
+    return keras.initializers.HeUniform(seed=derived_seed(seed, layer))
 
 
 @keras.saving.register_keras_serializable("tfp_flows")
@@ -37,6 +38,8 @@ class MLP(keras.layers.Layer):
       >>> features = networks.MLP((64, 64), activation="silu")
       >>> coupling = bijectors.Coupling(4, bijectors.transformers.Affine(), conditioner=features)
     """
+
+    independent_over_batch = True
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class MLP(keras.layers.Layer):
             )
             self._stack.append(dense)
             if dropout:
-                layer_seed = None if seed is None else seed + i  # Else all masks are equal.
+                layer_seed = derived_seed(seed, i)  # Else all masks are equal.
                 self._stack.append(
                     keras.layers.Dropout(dropout, seed=layer_seed, dtype=self.dtype_policy)
                 )
@@ -122,6 +125,8 @@ class ResidualMLP(keras.layers.Layer):
       >>> features = networks.ResidualMLP(128, blocks=2)
       >>> coupling = bijectors.Coupling(4, bijectors.transformers.Affine(), conditioner=features)
     """
+
+    independent_over_batch = True
 
     def __init__(
         self,

@@ -36,6 +36,8 @@ class PeriodicFeatures(keras.layers.Layer):
       >>> features = networks.PeriodicFeatures(networks.MLP((64, 64)), angles=2)
     """
 
+    independent_over_batch = True
+
     def __init__(
         self,
         network: keras.layers.Layer,

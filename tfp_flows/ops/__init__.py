@@ -1,5 +1,5 @@
-"""What everything stands on: checks of arguments and columns, files, pieces for XLA, internals."""
+"""What everything stands on: checks of arguments, what parts can do, and names of others."""
 
-from tfp_flows.ops import checks, columns, feature_major, internals, xla
+from tfp_flows.ops import capabilities, checks, columns, feature_major, internals, seeds, xla
 
-__all__ = ["checks", "columns", "feature_major", "internals", "xla"]
+__all__ = ["capabilities", "checks", "columns", "feature_major", "internals", "seeds", "xla"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["floating", "permutation", "positive_int"]
+__all__ = ["as_real", "check_context", "floating", "permutation", "positive_int"]
 
 
 def positive_int(value: int, name: str) -> int:
@@ -44,3 +45,71 @@ def permutation(
         f"`{name}` must be 'reversed', 'random' or a permutation of 0, ..., {size - 1}. "
         f"Received: {name}={value!r}"
     )
+
+
+def as_real(value: Any, dtype: tf.DType, name: str) -> tf.Tensor:
+    """Return `value` as a tensor of a floating `dtype`: numbers of any real dtype are cast.
+
+    Raises:
+      TypeError: `value` is nothing that numbers can be read from, or it is complex; the message
+        names it.
+    """
+    try:
+        if isinstance(value, np.ndarray) and value.dtype == object:
+            raise TypeError("an array of Python objects")  # NumPy would read None as NaN.
+        tensor = tf.convert_to_tensor(value, dtype_hint=dtype)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must be numbers, an array or a tensor. "
+            f"Received: {name} of type {type(value).__name__}: {error}"
+        ) from error
+    if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
+        raise TypeError(
+            f"`{name}` must hold real numbers. Received: {name} of dtype {tensor.dtype.name}"
+        )
+    return tf.cast(tensor, dtype)
+
+
+def check_context(
+    context: Any | None, shape: Sequence[int] | None, dtype: tf.DType, name: str
+) -> tf.Tensor | None:
+    """Return `context` as a tensor of `dtype`; raise where it does not fit.
+
+    It is the one check of context, of bijectors, distributions and models.
+
+    Args:
+      context: what was given as `context=`, or `None`.
+      shape: shape of one context, or `None` of what takes none.
+      dtype: floating dtype of the result.
+      name: what the message calls that to which context was given, as in "this Coupling".
+
+    Raises:
+      ValueError: context is missing, was given to what takes none, or has another shape.
+      TypeError: `context` does not hold numbers.
+    """
+    needed = None if shape is None else f"({', '.join(map(str, ('...', *shape)))})"
+    if context is None:
+        if shape is None:
+            return None
+        raise ValueError(
+            f"`context` is missing: {name} needs one of shape {needed}. Received: context=None"
+        )
+    # Of a seed in its place the message below would be hard to understand.
+    is_integer = isinstance(context, int | np.integer) and not isinstance(context, bool)
+    hint = f". A seed is given by its name: seed={context}" if is_integer else ""
+    if shape is None:
+        received = f"context={context}" if is_integer else f"a context of shape {np.shape(context)}"
+        raise ValueError(
+            f"`context` was given, but {name} is unconditional: construct it with `context_size`. "
+            f"Received: {received}{hint}"
+        )
+    context = as_real(context, dtype, "context")
+    rank = context.shape.rank
+    if rank is not None and (
+        rank < len(shape) or not context.shape[rank - len(shape) :].is_compatible_with(shape)
+    ):
+        raise ValueError(
+            f"`context` must have shape {needed} for {name}. "
+            f"Received: shape={tuple(context.shape)}{hint}"
+        )
+    return context

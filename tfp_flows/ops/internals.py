@@ -37,9 +37,11 @@ __all__ = [
     "copy_attributes",
     "deferred_transform",
     "has_tangents",
+    "in_vectorized_map",
     "in_xla",
     "is_injective",
     "is_ref",
+    "knows_whether_increasing",
     "layers_of",
     "loss_tracker",
     "optimization_barrier",
@@ -76,6 +78,15 @@ def is_injective(bijector: tfp.bijectors.Bijector) -> bool:
     return bool(bijector._is_injective)
 
 
+def knows_whether_increasing(bijector: tfp.bijectors.Bijector) -> bool:
+    """Whether the bijector says that it rises, or falls, as a map of scalars."""
+    try:
+        bijector._internal_is_increasing()
+    except NotImplementedError:
+        return False
+    return True
+
+
 def deferred_transform(deferred: tfp.util.DeferredTensor) -> Any:
     """The function or bijector that a `DeferredTensor` applies to its variable."""
     return deferred._transform_fn
@@ -103,6 +114,13 @@ def in_xla() -> bool:
     return bool(
         tf.inside_function()
         and _control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+    )
+
+
+def in_vectorized_map() -> bool:
+    """Whether the body of a `tf.vectorized_map` is being traced, outside of functions in it."""
+    return tf.inside_function() and any(
+        scope.startswith("loop_body") for scope in tf.get_current_name_scope().split("/")
     )
 
 

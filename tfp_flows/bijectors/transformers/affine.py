@@ -28,6 +28,8 @@ class Additive(Transformer):
       >>> bijectors.Coupling(4, bijectors.transformers.Additive())
     """
 
+    closed_inverse = True
+
     compile_loop = True
 
     @property
@@ -67,6 +69,8 @@ class Affine(Transformer):
     Example:
       >>> bijectors.Coupling(4, bijectors.transformers.Affine(max_log_scale=2.0))
     """
+
+    closed_inverse = True
 
     compile_loop = True
 

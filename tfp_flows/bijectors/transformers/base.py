@@ -22,6 +22,11 @@ class Transformer(abc.ABC):
     compile_loop = False
 
     @property
+    def is_monotone(self) -> bool:
+        """True of all transformers but those of a circle."""
+        return True
+
+    @property
     @abc.abstractmethod
     def parameter_count(self) -> int:
         """How many parameters one scalar needs."""

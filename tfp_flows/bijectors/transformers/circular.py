@@ -60,6 +60,7 @@ class CircularSpline(Transformer):
       >>> angles = Flow(torus, bijectors.Elementwise(2, spline))
     """
 
+    is_monotone = False  # On a circle, nothing is.
     needs_raw_data = True
 
     bins: int = 8

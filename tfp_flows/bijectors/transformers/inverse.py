@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfp_flows.bijectors.transformers.base import Pair, Transformer
+from tfp_flows.ops.capabilities import has_closed_inverse
 
 __all__ = ["Inverse"]
 
@@ -46,6 +47,16 @@ class Inverse(Transformer):
                 "`transformer` must be an instance of bijectors.transformers.Transformer. "
                 f"Received: transformer={self.transformer!r}"
             )
+
+    @property
+    def closed_inverse(self) -> bool:
+        """Whether the transformer has one: both directions are the same two."""
+        return has_closed_inverse(self.transformer)
+
+    @property
+    def is_monotone(self) -> bool:
+        """Whether the transformer is."""
+        return self.transformer.is_monotone
 
     @property
     def parameter_count(self) -> int:

@@ -91,6 +91,8 @@ class RationalQuadraticSpline(Spline):
       >>> bijectors.Elementwise(2, spline)
     """
 
+    closed_inverse = True
+
     bins: int = 8
     bound: float = 5.0
     min_bin: float = 5e-3

@@ -54,6 +54,8 @@ class LinearSpline(Spline):
       >>> bijectors.Elementwise(2, bijectors.transformers.LinearSpline(bins=32, bound=4.0))
     """
 
+    closed_inverse = True
+
     bins: int = 8
     bound: float = 5.0
     min_bin: float = 5e-3
@@ -117,6 +119,8 @@ class QuadraticSpline(Spline):
     Example:
       >>> bijectors.Elementwise(2, bijectors.transformers.QuadraticSpline(bins=16, bound=4.0))
     """
+
+    closed_inverse = True
 
     bins: int = 8
     bound: float = 5.0
@@ -208,6 +212,8 @@ class CubicSpline(Spline):
     Example:
       >>> bijectors.Elementwise(2, bijectors.transformers.CubicSpline(bins=16, bound=4.0))
     """
+
+    closed_inverse = True
 
     bins: int = 8
     bound: float = 5.0
