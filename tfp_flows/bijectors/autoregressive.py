@@ -141,9 +141,9 @@ class MaskedAutoregressive(Bijector):
         self, x: tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         x, context = self._check(x, context)
-        fuse = self.transformer.compile_loop and _is_value(self.transformer)
-        transform = _shared_forward(self.transformer) if fuse else self.transformer.forward
-        y, log_det = self.conditioner.solve(transform, x, context, fuse=fuse)
+        compiled = self.transformer.compile_loop and _is_value(self.transformer)
+        transform = _shared_forward(self.transformer) if compiled else self.transformer.forward
+        y, log_det = self.conditioner.solve(transform, x, context, compile_loop=compiled)
         return y, mark_missing(tf.reduce_sum(log_det, -1), context)
 
     def _check(self, x: tf.Tensor, context: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor | None]:

@@ -85,7 +85,7 @@ class AutoregressiveConditioner(Conditioner):
         x: tf.Tensor,
         context: tf.Tensor | None = None,
         *,
-        fuse: bool = False,
+        compile_loop: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The `y` with `y = transform(x, parameters of y)`, and its elementwise log-slope.
 
@@ -100,7 +100,7 @@ class AutoregressiveConditioner(Conditioner):
             x = tf.ensure_shape(x, [context.shape[0], size])
             context = tf.ensure_shape(context, [x.shape[0], context.shape[-1]])
         if isinstance(self.layer, MADE) and not self.layer.harmonics:
-            y, log_det = solve(self.layer, transform, x, context, fuse=fuse)
+            y, log_det = solve(self.layer, transform, x, context, compile_loop=compile_loop)
         else:
             y, log_det = solve_by_passes(
                 lambda y: Conditioner.__call__(self, y, context), transform, x

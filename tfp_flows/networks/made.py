@@ -101,15 +101,15 @@ class MADE(keras.layers.Layer):
         self.block_size = -(-event_size // self.passes)
         self.blocks = -(-event_size // self.block_size)
         self.first_degree = 0 if context_size is None else -1
-        self.slots = self.blocks - 1 - self.first_degree  # Different degrees of hidden units.
+        self.degrees = self.blocks - 1 - self.first_degree  # Of hidden units, how many differ.
         self.column_degrees = np.argsort(self.order) // self.block_size
         self.hidden_degrees = [
-            np.arange(width) * self.slots // width + self.first_degree
-            for width in (self.hidden_units if self.slots else ())
+            np.arange(width) * self.degrees // width + self.first_degree
+            for width in (self.hidden_units if self.degrees else ())
         ]
-        if min(self.hidden_units) < self.slots:
+        if min(self.hidden_units) < self.degrees:
             warnings.warn(
-                f"`hidden_units` should be {self.slots} or more for {event_size} columns: with "
+                f"`hidden_units` should be {self.degrees} or more for {event_size} columns: with "
                 "fewer, some columns cannot see all before them. "
                 f"Received: hidden_units={self.hidden_units}",
                 stacklevel=2,
@@ -133,7 +133,7 @@ class MADE(keras.layers.Layer):
         shape = self._output_mask.shape
         options = {"initializer": "zeros", "autocast": False}
         self._output_kernel = None  # One block without context: free parameters.
-        if self.slots:
+        if self.degrees:
             self._output_kernel = self.add_weight(shape=shape, name="output_kernel", **options)
         self._output_bias = self.add_weight(shape=shape[1:], name="output_bias", **options)
         self.built = True

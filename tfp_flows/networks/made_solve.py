@@ -1,4 +1,14 @@
-"""The sequential direction of an autoregressive map, in the work of about one network pass."""
+"""The sequential direction of an autoregressive map, in the work of about one network pass.
+
+A column's parameters depend on the columns before it. The plain way to solve for all of them is
+`solve_by_passes`: start from any values and call the network D times, each of which sets one more
+column right. But a hidden unit of degree `k` depends on the blocks of columns up to `k` only, and
+is final once these are. So `solve` computes every unit once, degree by degree: the hidden units of
+degree `k`, layer by layer, then the parameters of block `k + 1`, then its values.
+
+Units are rows and events are columns here, and rows are sorted by degree: what belongs to one
+degree is contiguous.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +19,17 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.networks.made import MADE
+from tfp_flows.ops.internals import in_xla
 from tfp_flows.ops.internals import prefer_static as ps
-from tfp_flows.ops.internals import tape_may_record
-from tfp_flows.ops.xla import call_compiled, compiles_pieces, with_static_shape_of
+from tfp_flows.ops.xla import call_compiled
 
-__all__ = ["solve", "solve_by_passes"]
+__all__ = ["Transform", "solve", "solve_by_passes"]
 
 Transform = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
-# Steps that one turn of the loop takes. Measured with D = 43, 10 layers of 2×128 units and 512
-# rows: 2 to 3 are best; 1 takes twice as long, for every step then reads all hidden units.
-_STEPS_A_TURN = 3
+# Measured with D = 43, 10 layers of 2×128 units and 512 rows: 2 to 3 are best; 1 takes twice as
+# long, for every iteration reads all hidden units.
+_DEGREES_PER_ITERATION = 3
 
 
 def solve(
@@ -28,16 +38,9 @@ def solve(
     x: tf.Tensor,
     context: tf.Tensor | None = None,
     *,
-    fuse: bool = False,
+    compile_loop: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Find the `y` with `y_i = transform(x_i; parameters_i)`, `parameters = made(y)`.
-
-    The plain way is to start from any `y` and to repeat `y = transform(x; made(y))` D times: every
-    pass sets one more column right. But a unit of the network depends on the columns up to its
-    degree only, so that it is final once those are: here, each unit is computed once, when its
-    turn comes. In a loop over blocks of columns, step `i` computes the hidden units of degree
-    `i - 1`, layer by layer, from units and columns that are known, then block `i`'s parameters and
-    values.
 
     Args:
       made: the network.
@@ -45,48 +48,51 @@ def solve(
         `Transformer`'s methods.
       x: events `(batch, event_size)`.
       context: `(batch, context_size)`, if the network has context.
-      fuse: whether XLA shall compile the loop, in graphs: many steps of little work. Layers of the
-        same sizes share it if they have the same `transform`. For transforms of few operations, and
-        not under a `tf.GradientTape`.
+      compile_loop: whether XLA shall compile the loop, in graphs: many products of little work.
+        Layers of the same sizes share it if they have the same `transform`. For transforms of few
+        operations.
 
     Returns:
       `y` and `log dy/dx`, both `(batch, event_size)`.
     """
-    # Units are rows and events columns here: what one step computes is contiguous.
-    size, block, slots = made.event_size, made.block_size, made.slots
+    size, block, count = made.event_size, made.block_size, made.parameter_count
     batch = ps.shape(x)[0]
-    by_order = tf.gather(tf.transpose(x), made.order)
-    by_order = tf.pad(by_order, [[0, made.blocks * block - size], [0, 0]])
-    values = tf.reshape(by_order, [made.blocks, block, batch])
-    *hidden, output = _layers(made)
+    values = tf.gather(tf.transpose(x), made.order)
+    values = tf.pad(values, [[0, made.blocks * block - size], [0, 0]])
+    values = tf.reshape(values, [made.blocks, block, batch])
+    *hidden, output = _sorted_layers(made)
 
     # Without context, the first block's parameters are biases alone.
-    head = 1 + made.first_degree
-    bias = tf.reshape(output.bias, [made.blocks, block, made.parameter_count, 1])
-    done, done_log_det = transform(values[:head], bias[:head])
-    if slots == 0:
-        return _by_column(made, done, done_log_det, batch)
-    known = tf.reshape(done, [head * block, batch])
-    start = tf.matmul(hidden[0].kernel[:, : head * block], tf.cast(known, made.compute_dtype))
+    first = 1 + made.first_degree
+    bias = tf.reshape(output.bias, [made.blocks, block, count, 1])
+    y, log_det = transform(values[:first], bias[:first])
+    if made.degrees == 0:
+        return _unsorted(made, y, log_det, batch)
+
+    # What is known before the loop, the first block and the context, is added to a bias.
+    known = tf.cast(tf.reshape(y, [first * block, batch]), made.compute_dtype)
+    kernel, last_column = hidden[0].kernel, made.blocks * block
+    start = tf.matmul(kernel[:, : first * block], known)
     if context is not None:
-        columns = tf.cast(tf.transpose(context), made.compute_dtype)
-        start += tf.matmul(hidden[0].kernel[:, made.blocks * block :], columns)
-    kernel = hidden[0].kernel[:, head * block : made.blocks * block]
-    hidden[0] = _Dense(kernel, hidden[0].bias + start)
+        start += tf.matmul(
+            kernel[:, last_column:], tf.cast(context, made.compute_dtype), transpose_b=True
+        )
+    hidden[0] = _Dense(kernel[:, first * block : last_column], hidden[0].bias + start)
     output = _Dense(
-        output.kernel[head * block * made.parameter_count :],
-        tf.reshape(bias[head:], [slots * block, made.parameter_count, 1]),
+        output.kernel[first * block * count :],
+        tf.reshape(bias[first:], [made.degrees * block, count, 1]),
     )
 
     adds = tuple(map(made.adds, range(len(hidden))))
-    sizes = _Sizes(slots, block, made.parameter_count, made.compute_dtype, made.activation, adds)
-    # Where a tape records, second derivatives may be wanted, which the fused loop does not have.
-    fuse = fuse and compiles_pieces() and not tape_may_record()
-    run = _fused_loop if fuse else _loop
-    tensors = tf.nest.flatten([hidden, output])
-    later, later_log_det = run((sizes, transform), values[head:], *tensors)
-    y = tf.concat([done, later], 0)
-    return _by_column(made, y, tf.concat([done_log_det, later_log_det], 0), batch)
+    sizes = _Sizes(made.degrees, block, count, made.compute_dtype, made.activation, adds)
+    arguments = (sizes, transform), values[first:], *tf.nest.flatten([hidden, output])
+    # XLA hands out nothing from inside of loops, as gradients would need: they run the loop again.
+    if compile_loop or in_xla():
+        rest, rest_log_det = call_compiled(_loop, *arguments, shapes=(0, 0))
+    else:
+        rest, rest_log_det = _loop(*arguments)
+    y, log_det = tf.concat([y, rest], 0), tf.concat([log_det, rest_log_det], 0)
+    return _unsorted(made, y, log_det, batch)
 
 
 def solve_by_passes(
@@ -106,133 +112,117 @@ def solve_by_passes(
 
 
 class _Dense(NamedTuple):
-    kernel: tf.Tensor
-    bias: tf.Tensor
+    kernel: tf.Tensor  # (to, from)
+    bias: tf.Tensor  # (to, 1), or (to, batch)
 
 
 class _Sizes(NamedTuple):
     """What the loop needs to know of a MADE; the same for most layers of a flow."""
 
-    slots: int
+    degrees: int
     block: int
-    count: int
+    parameter_count: int
     dtype: str
     activation: Callable[[tf.Tensor], tf.Tensor]
     adds: tuple[bool, ...]  # Of each hidden layer, whether the one two before is added.
 
 
-def _fused_loop(key: tuple[_Sizes, Transform], *tensors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`_loop`, compiled by XLA; its gradient runs it again, for XLA keeps what is inside a loop."""
-
-    @tf.custom_gradient
-    def solved(*tensors: tf.Tensor) -> tuple:
-        def gradient(*upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            upstream = [with_static_shape_of(g, tensors[0]) for g in upstream]
-            shapes = range(len(tensors))
-            return call_compiled(_loop_gradients, key, *tensors, *upstream, shapes=shapes)
-
-        return call_compiled(_loop, key, *tensors, shapes=(0, 0)), gradient
-
-    return solved(*tensors)
-
-
-def _loop_gradients(key: tuple[_Sizes, Transform], *tensors: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Gradients by all tensors but the last two, which are upstream."""
-    *sources, upstream, log_upstream = tensors
-    # Not a tape's: functions may be traced where no tape records.
-    gradients = tf.gradients(
-        _loop(key, *sources),
-        sources,
-        [upstream, log_upstream],
-        unconnected_gradients=tf.UnconnectedGradients.ZERO,
-    )
-    return tuple(gradients)
-
-
 def _loop(
     key: tuple[_Sizes, Transform], x: tf.Tensor, *weights: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """All steps, `_STEPS_A_TURN` in a turn, which computes in bulk what earlier turns say to it."""
-    made, transform = key
+    """Values and log-slopes of all blocks behind the first, `(degrees, block, batch)` as `x`.
+
+    An iteration computes a group of degrees. It begins with one product for every layer, with all
+    that earlier iterations computed; what its own degrees say to each other is added one by one.
+    """
+    sizes, transform = key
     if x.shape[-1] == 0:
         return x, x
     *hidden, output = map(_Dense, weights[::2], weights[1::2])
-    block, count, batch = made.block, made.count, ps.shape(x)[-1]
-    x = tf.reshape(x, [made.slots * block, batch])
-    steps = min(_STEPS_A_TURN, made.slots)
-    turns = -(-made.slots // steps)
-    dtype = made.dtype
+    batch, block = ps.shape(x)[-1], sizes.block
+    per_group = min(_DEGREES_PER_ITERATION, sizes.degrees)
+    groups = -(-sizes.degrees // per_group)
+    kernels = [_grouped_kernel(layer.kernel, sizes.degrees, per_group) for layer in hidden]
+    kernels.append(_grouped_kernel(output.kernel, sizes.degrees, per_group))
+    biases = [_grouped(layer.bias, sizes.degrees, per_group) for layer in hidden]
+    output_bias = _grouped(output.bias, sizes.degrees, per_group)
+    x = _grouped(tf.reshape(x, [sizes.degrees * block, batch]), sizes.degrees, per_group)
 
-    def by_turn(rows: tf.Tensor) -> tf.Tensor:
-        """`(slots * n, ...)` padded and split: `(turns, steps * n, ...)`."""
-        n = rows.shape[0] // made.slots
-        paddings = [[0, (turns * steps - made.slots) * n], *[[0, 0]] * (rows.shape.rank - 1)]
-        return tf.reshape(
-            tf.pad(rows, paddings), ps.concat([[turns, steps * n], ps.shape(rows)[1:]], 0)
-        )
-
-    def split(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """What a turn reads of all earlier ones, and of itself: `(turns, rows, columns)` both."""
-        kernel = by_turn(kernel)
-        n = kernel.shape[-1] // made.slots
-        kernel = tf.pad(kernel, [[0, 0], [0, 0], [0, (turns * steps - made.slots) * n]])
-        within = tf.reshape(kernel, [turns, kernel.shape[1], turns, steps * n])
-        return kernel, tf.gather(within, tf.range(turns), axis=2, batch_dims=1)
-
-    kernels = [split(layer.kernel) for layer in (*hidden, output)]
-    biases = [by_turn(layer.bias) for layer in hidden]
-    x, output_bias = by_turn(x), by_turn(output.bias)
-    widths = [layer.kernel.shape[0] // made.slots for layer in hidden]
-
-    def turn(i: tf.Tensor, *buffers: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        y, _, *units = buffers
-        before = [tf.reshape(y, [turns * steps * block, batch])]
-        before += [tf.reshape(unit, [-1, batch]) for unit in units]
-        before[0] = tf.cast(before[0], dtype)
+    def iteration(i: tf.Tensor, *computed: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        y, _, *units = computed
         sums = [
-            tf.matmul(kernel[i], tf.cast(known, kernel.dtype))
-            for (kernel, _), known in zip(kernels, before, strict=True)
+            tf.matmul(earlier[i], tf.cast(tf.reshape(read, [-1, batch]), earlier.dtype))
+            for (earlier, _), read in zip(kernels, [tf.cast(y, sizes.dtype), *units], strict=True)
         ]
         sums[:-1] = [total + bias[i] for total, bias in zip(sums, biases, strict=False)]
         within = [kernel[i] for _, kernel in kernels]
-        new: list[list[tf.Tensor]] = [[] for _ in kernels]  # Columns, then units layer by layer.
+        # What this group computed so far: columns, then the units of every hidden layer.
+        new: list[list[tf.Tensor]] = [[] for _ in kernels]
         log_dets = []
-        for step in range(steps):
-            pre_activations = []
-            for layer, width in enumerate(widths):
-                rows = slice(step * width, (step + 1) * width)
-                value = _add(sums[layer][rows], within[layer][rows], new[layer])
-                if made.adds[layer]:
+
+        def output_of(layer: int, degree: int) -> tf.Tensor:
+            width = sums[layer].shape[0] // per_group
+            rows = slice(degree * width, (degree + 1) * width)
+            return _add_product(sums[layer][rows], within[layer][rows], new[layer])
+
+        for degree in range(per_group):
+            pre_activations: list[tf.Tensor] = []
+            for layer in range(len(hidden)):
+                value = output_of(layer, degree)
+                if sizes.adds[layer]:
                     value += pre_activations[layer - 2]
                 pre_activations.append(value)
-                new[layer + 1].append(made.activation(value))
-            rows = slice(step * block * count, (step + 1) * block * count)
-            parameters = _add(sums[-1][rows], within[-1][rows], new[-1])
-            parameters = tf.reshape(parameters, [block, count, batch])
-            here = slice(step * block, (step + 1) * block)
-            value, one_log_det = transform(x[i][here], parameters + output_bias[i][here])
+                new[layer + 1].append(sizes.activation(value))
+            columns = slice(degree * block, (degree + 1) * block)
+            parameters = output_of(len(hidden), degree)
+            parameters = tf.reshape(parameters, [block, sizes.parameter_count, batch])
+            value, log_det = transform(x[i][columns], parameters + output_bias[i][columns])
             new[0].append(value)
-            log_dets.append(one_log_det)
-        columns, *features = [tf.concat(parts, 0) for parts in new]
-        results = (columns, tf.concat(log_dets, 0), *features)
+            log_dets.append(log_det)
+        values, *features = [tf.concat(parts, 0) for parts in new]
+        results = (values, tf.concat(log_dets, 0), *features)
         return i + 1, *(
-            tf.tensor_scatter_nd_update(buffer, [[i]], value[None])
-            for buffer, value in zip(buffers, results, strict=True)
+            tf.tensor_scatter_nd_update(buffer, [[i]], result[None])
+            for buffer, result in zip(computed, results, strict=True)
         )
 
-    columns = tf.zeros(ps.concat([[turns, steps * block], [batch]], 0), x.dtype)
-    units = [tf.zeros(ps.stack([turns, steps * width, batch]), dtype) for width in widths]
+    columns = tf.zeros(ps.stack([groups, per_group * block, batch]), x.dtype)
+    units = [tf.zeros(ps.stack([groups, bias.shape[1], batch]), sizes.dtype) for bias in biases]
     _, y, log_det, *_ = tf.while_loop(
-        lambda i, *_: i < turns,
-        turn,
+        lambda i, *_: i < groups,
+        iteration,
         (0, columns, columns, *units),
-        maximum_iterations=turns,
+        maximum_iterations=groups,
     )
-    shape = [turns * steps, block, batch]
-    return tf.reshape(y, shape)[: made.slots], tf.reshape(log_det, shape)[: made.slots]
+    shape = [groups * per_group, block, batch]
+    return tf.reshape(y, shape)[: sizes.degrees], tf.reshape(log_det, shape)[: sizes.degrees]
 
 
-def _add(total: tf.Tensor, kernel: tf.Tensor, parts: list[tf.Tensor]) -> tf.Tensor:
+def _grouped(rows: tf.Tensor, degrees: int, per_group: int) -> tf.Tensor:
+    """Rows `(degrees * n, ...)` by group: `(groups, per_group * n, ...)`, the last one filled up."""
+    n = rows.shape[0] // degrees
+    groups = -(-degrees // per_group)
+    more = (groups * per_group - degrees) * n
+    rows = tf.pad(rows, [[0, more], *[[0, 0]] * (rows.shape.rank - 1)])
+    return tf.reshape(rows, ps.concat([[groups, per_group * n], ps.shape(rows)[1:]], 0))
+
+
+def _grouped_kernel(
+    kernel: tf.Tensor, degrees: int, per_group: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """By what each group reads all columns, and by what it reads its own.
+
+    Masks make both right: columns of later groups have weight 0.
+    """
+    by_column = _grouped(tf.transpose(kernel), degrees, per_group)
+    groups, width = by_column.shape[:2]
+    whole = tf.transpose(tf.reshape(by_column, [groups * width, -1]))
+    whole = _grouped(whole, degrees, per_group)
+    own = tf.reshape(whole, [groups, -1, groups, width])
+    return whole, tf.gather(own, tf.range(groups), axis=2, batch_dims=1)
+
+
+def _add_product(total: tf.Tensor, kernel: tf.Tensor, parts: list[tf.Tensor]) -> tf.Tensor:
     """`total`, and the product of the kernel's first columns with the parts that are known."""
     if not parts:
         return total
@@ -240,58 +230,58 @@ def _add(total: tf.Tensor, kernel: tf.Tensor, parts: list[tf.Tensor]) -> tf.Tens
     return total + tf.matmul(kernel[:, : known.shape[0]], known)
 
 
-def _layers(made: MADE) -> list[_Dense]:
-    """Kernels `(to, from)` and biases `(to, 1)`, with equally many units of every degree.
+def _sorted_layers(made: MADE) -> list[_Dense]:
+    """All layers with rows sorted by degree, and equally many of every degree.
 
     Where degrees have different numbers of units, units of zeros fill up; columns and outputs are
     put in order and fill up the last block.
     """
-    size, count, slots = made.event_size, made.parameter_count, max(made.slots, 1)
+    size, count = made.event_size, made.parameter_count
     *hidden, (output_kernel, output_bias) = made.masked_weights()
-    padded = made.blocks * made.block_size
-    columns = [*made.order, *[-1] * (padded - size)]
-    columns += range(size, size + (made.context_size or 0))
-    layers, places = [], columns
-    for (kernel, bias), degrees in zip(hidden, made.hidden_degrees, strict=True):
-        units = _places(degrees - made.first_degree, slots)
-        layers.append(
-            _Dense(
-                _pick(_pick(tf.transpose(kernel), places, 1), units, 0),
-                _pick(bias[:, None], units, 0),
-            )
-        )
-        places = units
+    columns = [*made.order, *[-1] * (made.blocks * made.block_size - size)]
     # From (P, D) outputs side by side to rows of blocks of (column, parameter).
     outputs = [
         -1 if column < 0 else parameter * size + column
-        for column in columns[:padded]
+        for column in columns
         for parameter in range(count)
     ]
-    kernel = _pick(_pick(tf.transpose(output_kernel), places, 1), outputs, 0)
-    return [*layers, _Dense(kernel, _pick(output_bias[:, None], outputs, 0))]
+    read = [*columns, *range(size, size + (made.context_size or 0))]
+    layers = []
+    for (kernel, bias), unit_degrees in zip(hidden, made.hidden_degrees, strict=True):
+        units = _units_by_degree(unit_degrees - made.first_degree, made.degrees)
+        layers.append(_sorted(kernel, bias, read, units))
+        read = units
+    return [*layers, _sorted(output_kernel, output_bias, read, outputs)]
 
 
-def _places(slot_of_unit: np.ndarray, slots: int) -> list[int]:
-    """The units of each slot in turn, all slots filled up with -1 to the same number."""
-    members = [np.flatnonzero(slot_of_unit == slot).tolist() for slot in range(slots)]
-    width = max(map(len, members))
-    return [unit for units in members for unit in [*units, *[-1] * (width - len(units))]]
+def _units_by_degree(degree_of_unit: np.ndarray, degrees: int) -> list[int]:
+    """The units of degree 0, then 1, ..., each filled up with -1 to the same number."""
+    units = [np.flatnonzero(degree_of_unit == degree).tolist() for degree in range(degrees)]
+    width = max(map(len, units))
+    return [unit for some in units for unit in [*some, *[-1] * (width - len(some))]]
 
 
-def _pick(x: tf.Tensor, places: list[int], axis: int) -> tf.Tensor:
-    """The entries at `places` along an axis, zeros for -1."""
-    if list(places) == list(range(x.shape[axis])):
+def _sorted(kernel: tf.Tensor, bias: tf.Tensor, read: list[int], units: list[int]) -> _Dense:
+    """A layer of these units, which reads these; -1 stands for a unit of zeros."""
+    kernel = _pick(_pick(tf.transpose(kernel), read, 1), units, 0)
+    return _Dense(kernel, _pick(bias[:, None], units, 0))
+
+
+def _pick(x: tf.Tensor, numbers: list[int], axis: int) -> tf.Tensor:
+    """The entries of these numbers along an axis, zeros for -1."""
+    size = x.shape[axis]
+    if numbers == list(range(size)):
         return x
     paddings = [[0, int(i == axis)] for i in range(2)]
-    size = x.shape[axis]
-    return tf.gather(tf.pad(x, paddings), [size if p < 0 else p for p in places], axis=axis)
+    return tf.gather(tf.pad(x, paddings), [size if n < 0 else n for n in numbers], axis=axis)
 
 
-def _by_column(
+def _unsorted(
     made: MADE, y: tf.Tensor, log_det: tf.Tensor, batch: int | tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`(blocks, block, batch)` in order to `(batch, columns)` as they come."""
     places = np.argsort(made.order)
-    return tuple(
+    y, log_det = (
         tf.transpose(tf.gather(tf.reshape(part, [-1, batch]), places)) for part in (y, log_det)
     )
+    return y, log_det

@@ -8,17 +8,10 @@ import math
 import tensorflow as tf
 
 from tfp_flows.bijectors.transformers.base import Pair, Transformer
-from tfp_flows.bijectors.transformers.rational_quadratic import (
-    check_bins,
-    check_min_slope,
-    find_bin,
-    inverse_rational_quadratic,
-    positive_slopes,
-    rational_quadratic,
-    shares,
-)
+from tfp_flows.bijectors.transformers.rational_quadratic_kernel import Grid, spline, wrap
+from tfp_flows.bijectors.transformers.spline_base import check_bins, check_min_slope
 
-__all__ = ["CircularSpline"]
+__all__ = ["CircularSpline", "wrap"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,28 +69,10 @@ class CircularSpline(Transformer):
         return 3 * self.bins + 1
 
     def forward(self, x: tf.Tensor, parameters: tf.Tensor) -> Pair:
-        x = wrap(x)
-        y, log_det = rational_quadratic(x, *self._bin(x, parameters, search=0))
-        return wrap(y + parameters[..., -1, :]), log_det
+        return spline(self._grid(inverse=False), x, parameters)
 
     def inverse(self, y: tf.Tensor, parameters: tf.Tensor) -> Pair:
-        y = wrap(y - parameters[..., -1, :])
-        x, log_det = inverse_rational_quadratic(y, *self._bin(y, parameters, search=1))
-        return wrap(x), log_det
+        return spline(self._grid(inverse=True), y, parameters)
 
-    def _bin(self, value: tf.Tensor, parameters: tf.Tensor, *, search: int) -> list[tf.Tensor]:
-        bins = self.bins
-        logits = tf.stack([parameters[..., :bins, :], parameters[..., bins : 2 * bins, :]])
-        sizes = shares(logits, 2 * math.pi, self.min_bin)
-        left = positive_slopes(parameters[..., 2 * bins : 3 * bins, :], self.min_slope)
-        right = tf.concat([left[..., 1:, :], left[..., :1, :]], -2)
-        return find_bin(value, sizes, tf.stack([left, right]), start=-math.pi, search=search)
-
-
-def wrap(angle: tf.Tensor) -> tf.Tensor:
-    """The same angle in `[-π, π)`, in radians; unchanged if it is there, with gradient 1."""
-    turn = 2 * math.pi
-    angle -= turn * tf.round(angle / turn)
-    # Rounding leaves π itself, and may go a little beyond both ends.
-    inside = tf.maximum(tf.where(angle >= math.pi, angle - turn, angle), -math.pi)
-    return angle + tf.stop_gradient(inside - angle)
+    def _grid(self, *, inverse: bool) -> Grid:
+        return Grid(self.bins, math.pi, self.min_bin, self.min_slope, inverse, circular=True)

@@ -2,31 +2,40 @@
 
 The formulas are those of `RationalQuadraticSpline`, bin by bin, so that every operation is
 elementwise; TensorFlow's own gradient of them would take three times as many. Sums of bins are
-compared unnormalized, and only the bin that is found is brought to scale.
+compared unnormalized, and only the bin that is found is brought to scale. Second and higher
+derivatives are TensorFlow's, of this gradient.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tfp_flows.bijectors.transformers.base import Pair
-from tfp_flows.ops.xla import call_compiled, with_static_shape_of
+from tfp_flows.ops.internals import prefer_static as ps
+from tfp_flows.ops.xla import call_compiled
 
-__all__ = ["Grid", "spline"]
+__all__ = ["Grid", "spline", "wrap"]
 
 
 class Grid(NamedTuple):
-    """What stays the same for all scalars: see `RationalQuadraticSpline`."""
+    """What stays the same for all scalars: see `RationalQuadraticSpline` and `CircularSpline`."""
 
     bins: int
     bound: float
     min_bin: float
     min_slope: float
-    slope_offset: float
     inverse: bool
+    circular: bool = False
+    shared_axes: tuple[int, ...] = ()  # Of the values: one set of parameters serves all along them.
+
+    @property
+    def slope_offset(self) -> float:
+        """What is added to 0 for a slope of 1."""
+        return math.log(math.expm1(1 - self.min_slope))
 
 
 class _Bin(NamedTuple):
@@ -48,23 +57,58 @@ def spline(grid: Grid, value: tf.Tensor, parameters: tf.Tensor) -> Pair:
     Args:
       grid: the spline's constants, and its direction.
       value: `(..., units)`.
-      parameters: `(..., 3 bins - 1, units)`, without broadcasting: raw widths, heights, slopes.
+      parameters: `(..., count, units)`, which may broadcast with the values: raw widths, heights
+        and slopes, `3 bins - 1` together; of a circular spline `3 bins` and the phase.
     """
+    value, parameters, shared_axes = _match(value, parameters)
+    grid = grid._replace(shared_axes=shared_axes)
+    y, log_slope = call_compiled(
+        _values, grid, value, parameters, shapes=(0, 0), gradient=_gradients
+    )
+    return y, log_slope
 
-    @tf.custom_gradient
-    def mapped(value: tf.Tensor, parameters: tf.Tensor) -> tuple:
-        def gradient(upstream: tf.Tensor, log_upstream: tf.Tensor) -> Pair:
-            upstreams = (with_static_shape_of(g, value) for g in (upstream, log_upstream))
-            return call_compiled(_gradients, grid, value, parameters, *upstreams, shapes=(0, 1))
 
-        return call_compiled(_values, grid, value, parameters, shapes=(0, 0)), gradient
+def wrap(angle: tf.Tensor) -> tf.Tensor:
+    """The same angle in `[-π, π)`, in radians; unchanged if it is there, with gradient 1."""
+    turn = 2 * math.pi
+    angle -= turn * tf.round(angle / turn)
+    # Rounding leaves π itself, and may go a little beyond both ends.
+    inside = tf.maximum(tf.where(angle >= math.pi, angle - turn, angle), -math.pi)
+    return angle + tf.stop_gradient(inside - angle)
 
-    return mapped(value, parameters)
+
+def _match(
+    value: tf.Tensor, parameters: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tuple[int, ...]]:
+    """Both with the same axes, but for parameters' size of 1 along those that are returned."""
+    batch = (parameters.shape[:-2] + parameters.shape[-1:]).as_list()
+    if batch == value.shape.as_list():
+        return value, parameters, ()
+    sizes = ps.shape(parameters)
+    missing = value.shape.rank - len(batch)
+    if missing < 0 or not _fit(batch, value.shape[missing:].as_list()):
+        batch_sizes = ps.concat([sizes[:-2], sizes[-1:]], 0)
+        value = tf.broadcast_to(value, ps.broadcast_shape(ps.shape(value), batch_sizes))
+        # What is not known to be shared is made of the same size.
+        kept = [1 if n == 1 else size for n, size in zip(batch[::-1], ps.shape(value)[::-1])][::-1]
+        parameters = tf.broadcast_to(parameters, ps.stack([*kept[:-1], sizes[-2], kept[-1]]))
+    missing = value.shape.rank - len(batch)
+    parameters = tf.reshape(parameters, ps.concat([[1] * missing, ps.shape(parameters)], 0))
+    shared = [axis for axis, size in enumerate([1] * missing + batch) if size == 1]
+    return value, parameters, tuple(shared)
+
+
+def _fit(batch: list[int | None], shape: list[int | None]) -> bool:
+    """Whether a batch of parameters serves values of this shape without more ado."""
+    return all(size in (1, n) for size, n in zip(batch, shape, strict=True))
 
 
 def _values(grid: Grid, value: tf.Tensor, parameters: tf.Tensor) -> Pair:
+    found = _find(value, parameters, grid)
+    result, log_slope = _evaluate(found.at, grid)
+    if grid.circular:
+        return wrap(result if grid.inverse else result + found.phase), log_slope
     inside = tf.abs(value) < grid.bound
-    result, log_slope = _evaluate(_find(value, parameters, grid).at, grid)
     return tf.where(inside, result, value), tf.where(inside, log_slope, tf.zeros_like(log_slope))
 
 
@@ -77,18 +121,26 @@ def _gradients(
 ) -> Pair:
     # Found once more: to keep some 60 arrays from the forward pass takes longer.
     found = _find(value, parameters, grid)
-    inside, zeros = tf.abs(value) < grid.bound, tf.zeros_like(upstream)
-    inner = tf.where(inside, upstream, zeros), tf.where(inside, log_upstream, zeros)
+    inner = upstream, log_upstream
+    if not grid.circular:
+        inside, zeros = tf.abs(value) < grid.bound, tf.zeros_like(upstream)
+        inner = tf.where(inside, upstream, zeros), tf.where(inside, log_upstream, zeros)
     back, (g_x, g_y, g_w, g_h, g_d0, g_d1) = _gradient_in_bin(*inner, found.at, grid)
     parts = _weights_gradient(g_x, g_w, found.widths, found.beyond, grid)
     parts += _weights_gradient(g_y, g_h, found.heights, found.beyond, grid)
     parts += _slopes_gradient(g_d0, g_d1, found, grid)
-    return tf.where(inside, back, upstream), tf.stack(parts, -2)
+    if grid.circular:
+        parts.append(_sum_shared(-back if grid.inverse else upstream, grid))
+    else:
+        back = tf.where(inside, back, upstream)
+    return back, tf.stack(parts, -2)
 
 
-def _softplus(x: tf.Tensor) -> tf.Tensor:
-    # Half the time of `tf.nn.softplus`.
-    return tf.maximum(x, 0.0) + tf.math.log1p(tf.exp(-tf.abs(x)))
+@tf.custom_gradient
+def _softplus(x: tf.Tensor) -> tuple:
+    # Half the time of `tf.nn.softplus`. Its own gradient would be wrong at 0.
+    value = tf.maximum(x, 0.0) + tf.math.log1p(tf.exp(-tf.abs(x)))
+    return value, lambda upstream: upstream * tf.sigmoid(x)
 
 
 class _Weights(NamedTuple):
@@ -103,6 +155,7 @@ def _weights(logits: list[tf.Tensor], grid: Grid) -> _Weights:
     largest = logits[0]
     for logit in logits[1:]:
         largest = tf.maximum(largest, logit)
+    largest = tf.stop_gradient(largest)  # Shares do not depend on it.
     exponentials = [tf.exp(logit - largest) for logit in logits]
     # Sizes of at least `min_bin` of their sum, which is `total`.
     total = tf.add_n(exponentials) / (1 - grid.bins * grid.min_bin)
@@ -114,6 +167,7 @@ class _Found(NamedTuple):
     heights: _Weights
     beyond: list[tf.Tensor]  # Whether the value is, of each inner knot.
     at: _Bin
+    phase: tf.Tensor | None
 
 
 def _find(value: tf.Tensor, parameters: tf.Tensor, grid: Grid) -> _Found:
@@ -121,8 +175,14 @@ def _find(value: tf.Tensor, parameters: tf.Tensor, grid: Grid) -> _Found:
     raw = tf.unstack(parameters, axis=-2)
     widths = _weights(raw[: grid.bins], grid)
     heights = _weights(raw[grid.bins : 2 * grid.bins], grid)
-    # A slope of 1 at both ends. Raw ones are found, and only the two made positive.
-    raw_slopes = [tf.zeros_like(value), *raw[2 * grid.bins :], tf.zeros_like(value)]
+    # Raw slopes are found, and only the two made positive.
+    if grid.circular:
+        *raw_slopes, phase = raw[2 * grid.bins :]
+        raw_slopes.append(raw_slopes[0])
+        value = wrap(value - phase if grid.inverse else value)
+    else:
+        phase, slope_of_one = None, tf.zeros_like(raw[0])
+        raw_slopes = [slope_of_one, *raw[2 * grid.bins :], slope_of_one]
     value = tf.clip_by_value(value, -grid.bound, grid.bound)
     x = y = tf.zeros_like(value)
     w, h = widths.sizes[0], heights.sizes[0]
@@ -139,13 +199,14 @@ def _find(value: tf.Tensor, parameters: tf.Tensor, grid: Grid) -> _Found:
         knot_x, knot_y = knot_x + widths.sizes[k], knot_y + heights.sizes[k]
         beyond.append(here)
     place = (scaled - (y if grid.inverse else x)) / (h if grid.inverse else w)
-    place = tf.clip_by_value(place, 0.0, 1.0)
+    # Only rounding leads out: what is clipped keeps its derivatives.
+    place += tf.stop_gradient(tf.clip_by_value(place, 0.0, 1.0) - place)
     to_x, to_y = 2 * grid.bound / widths.total, 2 * grid.bound / heights.total
     x, y, w, h = x * to_x - grid.bound, y * to_y - grid.bound, w * to_x, h * to_y
     d0, d1 = (_softplus(r + grid.slope_offset) + grid.min_slope for r in (raw_d0, raw_d1))
     s = h / w
     t = _root(place, s, d0, d1) if grid.inverse else place
-    return _Found(widths, heights, beyond, _Bin(x, y, w, h, d0, d1, s, t))
+    return _Found(widths, heights, beyond, _Bin(x, y, w, h, d0, d1, s, t), phase)
 
 
 def _root(r: tf.Tensor, s: tf.Tensor, d0: tf.Tensor, d1: tf.Tensor) -> tf.Tensor:
@@ -214,7 +275,11 @@ def _gradient_in_bin(
 
 
 def _weights_gradient(
-    g_corner: tf.Tensor, g_size: tf.Tensor, weights: _Weights, beyond: list, grid: Grid
+    g_corner: tf.Tensor,
+    g_size: tf.Tensor,
+    weights: _Weights,
+    beyond: list[tf.Tensor],
+    grid: Grid,
 ) -> list[tf.Tensor]:
     """Gradients by the logits: bins below the one that was found move its corner."""
     to_scale = 2 * grid.bound / weights.total
@@ -222,6 +287,7 @@ def _weights_gradient(
     zeros = tf.zeros_like(g_size)
     here = [tf.where(next_one, g_corner, g_size) for next_one in beyond] + [g_size]
     here[1:] = [tf.where(m, g, zeros) for m, g in zip(beyond, here[1:], strict=True)]
+    here = [_sum_shared(g, grid) for g in here]
     free = weights.total * (1 - grid.bins * grid.min_bin)
     mean = tf.add_n([g * e for g, e in zip(here, weights.exponentials, strict=True)]) / free
     return [(g - mean) * e for g, e in zip(here, weights.exponentials, strict=True)]
@@ -238,8 +304,17 @@ def _slopes_gradient(
     )
     beyond, zeros = found.beyond, tf.zeros_like(g_d0)
     gradients = []
+    if grid.circular:  # The first one is at the right of the last bin.
+        gradients.append(tf.where(beyond[-1], g_d1, tf.where(beyond[0], zeros, g_d0)))
     for k in range(len(beyond)):
         g_right = tf.where(beyond[k + 1], zeros, g_d0) if k + 1 < len(beyond) else g_d0
         g_left = tf.where(beyond[k - 1], g_d1, zeros) if k else g_d1
         gradients.append(tf.where(beyond[k], g_right, g_left))
-    return gradients
+    return [_sum_shared(g, grid) for g in gradients]
+
+
+def _sum_shared(gradient: tf.Tensor, grid: Grid) -> tf.Tensor:
+    """Gradients by parameters, of those by what each value makes of them."""
+    if not grid.shared_axes:
+        return gradient
+    return tf.reduce_sum(gradient, grid.shared_axes, keepdims=True)

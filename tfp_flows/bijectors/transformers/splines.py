@@ -7,7 +7,7 @@ import dataclasses
 import tensorflow as tf
 
 from tfp_flows.bijectors.transformers.base import Pair, check_positive
-from tfp_flows.bijectors.transformers.rational_quadratic import (
+from tfp_flows.bijectors.transformers.spline_base import (
     Spline,
     check_bins,
     find_bin,
