@@ -1,46 +1,35 @@
-"""Ready-made flows: one function a family, all with the same keywords.
+"""Ready-made flows: a transformer in a structure, repeated; one function a family.
 
-A family is a transformer in a structure, repeated. Every function returns a `Flow` that starts
-within 1e-3 of its base distribution, and takes
+`coupling` and `autoregressive` take any transformer; the other functions are families from the
+literature, and `get` makes these by name. All take `event_size`, the number of columns D, and the
+same keywords, which the help of every function explains: `layers`, `hidden_units`, `linear`,
+`actnorm`, `context_size`, `embedding`, `context_shape`, `base`, `support`, `dtype`, `seed`, `name`.
 
-  event_size: number of columns D.
-  layers: how many bijectors are stacked.
-  hidden_units: widths of each network's hidden layers.
-  activation: any Keras activation, for the families with networks.
-  dropout: rate in [0, 1) in the networks of couplings, active in training only.
-  linear: what mixes columns before every layer: "lu", "qr", "householder", "rotation",
-    "permutation" (fixed), or None.
-  actnorm: whether an `ActNorm` stands before every layer; it starts from `FlowModel.adapt`, or
-    from the first batch of training.
-  context_size: width of the context; None for an unconditional flow.
-  embedding: a Keras 3 layer that makes vectors of contexts that are sequences or images, trained
-    with the flow; it sets `context_size`. Then
-  context_shape: is the shape of one context.
-  base: base distribution with events (D,), see `bases`; a standard normal if None.
-  support: where the data live, as in `bijectors.Support`: "positive", "angle", an interval
-    (low, high), a list of these, one a column, or "simplex" for D proportions; all reals if None.
-  dtype: "float32" or "float64".
-  seed: integer for reproducible initial weights, or None. Masks and permutations that are drawn at
-    random depend on it too, but are the same for every None: saved weights fit into a flow made by
-    the same call.
+Every function returns a `Flow` that starts within 1e-3 of its base distribution. It raises a
+ValueError that names an argument which is not what it must be, and a TypeError for a keyword that
+it does not take.
 
-and raises a ValueError that names an argument which is not what it must be.
+To add a family, write a function as those of `couplings.py` or `masked_autoregressive.py` are and
+export it here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from tfp_flows.distributions.flow import Flow
-from tfp_flows.flows.autoregressive import (
-    autoregressive_spline,
-    iaf,
-    maf,
-)
 from tfp_flows.flows.couplings import (
+    coupling,
     flow_plus_plus,
     nice,
     real_nvp,
+)
+from tfp_flows.flows.masked_autoregressive import (
+    autoregressive,
+    autoregressive_spline,
+    iaf,
+    maf,
 )
 from tfp_flows.flows.monotone import (
     bernstein,
@@ -48,7 +37,7 @@ from tfp_flows.flows.monotone import (
     sum_of_squares,
     umnn,
 )
-from tfp_flows.flows.planar import (
+from tfp_flows.flows.parametric import (
     planar,
     radial,
     sylvester,
@@ -60,9 +49,11 @@ from tfp_flows.flows.splines import (
 )
 
 __all__ = [
+    "autoregressive",
     "autoregressive_spline",
     "bernstein",
     "circular_spline",
+    "coupling",
     "elementwise_spline",
     "flow_plus_plus",
     "get",
@@ -80,26 +71,11 @@ __all__ = [
     "umnn",
 ]
 
+# All but those that take a transformer, and the two functions below.
 _FAMILIES: dict[str, Callable[..., Flow]] = {
-    family.__name__: family
-    for family in (
-        autoregressive_spline,
-        bernstein,
-        circular_spline,
-        elementwise_spline,
-        flow_plus_plus,
-        iaf,
-        maf,
-        naf,
-        neural_spline,
-        nice,
-        planar,
-        radial,
-        real_nvp,
-        sum_of_squares,
-        sylvester,
-        umnn,
-    )
+    name: globals()[name]
+    for name in __all__
+    if name not in ("autoregressive", "coupling", "get", "names")
 }
 Flow.default_names.update(_FAMILIES)
 
@@ -109,11 +85,14 @@ def names() -> list[str]:
     return sorted(_FAMILIES)
 
 
-def get(name: str, event_size: int, **options) -> Flow:
+def get(name: str, event_size: int, **options: Any) -> Flow:
     """Make a flow by the name of its family; `options` are those of the function of that name.
+
+    The flow has the family's name; to give it one of your own, call the function.
 
     Raises:
       ValueError: no family has this name.
+      TypeError: the family does not take one of the options.
 
     Example:
       >>> flow = flows.get("real_nvp", 2, layers=4)
