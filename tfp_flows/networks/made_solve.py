@@ -207,9 +207,7 @@ def _grouped(rows: tf.Tensor, degrees: int, per_group: int) -> tf.Tensor:
     return tf.reshape(rows, ps.concat([[groups, per_group * n], ps.shape(rows)[1:]], 0))
 
 
-def _grouped_kernel(
-    kernel: tf.Tensor, degrees: int, per_group: int
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _grouped_kernel(kernel: tf.Tensor, degrees: int, per_group: int) -> tuple[tf.Tensor, tf.Tensor]:
     """By what each group reads all columns, and by what it reads its own.
 
     Masks make both right: columns of later groups have weight 0.

@@ -77,9 +77,7 @@ def wrap(angle: tf.Tensor) -> tf.Tensor:
     return angle + tf.stop_gradient(inside - angle)
 
 
-def _match(
-    value: tf.Tensor, parameters: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tuple[int, ...]]:
+def _match(value: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tuple[int, ...]]:
     """Both with the same axes, but for parameters' size of 1 along those that are returned."""
     batch = (parameters.shape[:-2] + parameters.shape[-1:]).as_list()
     if batch == value.shape.as_list():
