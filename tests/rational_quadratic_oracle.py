@@ -50,7 +50,7 @@ def _map(value, parameters, slopes, bound, min_bin, inverse):
     x_k, y_k = (-bound + tf.cumsum(sizes, axis=-2, exclusive=True) for sizes in (widths, heights))
     knots = y_k if inverse else x_k
     number = tf.reduce_sum(tf.cast(value[..., None, :] >= knots[..., 1:, :], tf.int32), -2)
-    chosen = tf.one_hot(number, bins, axis=-2, dtype=value.dtype)
+    chosen = tf.linalg.matrix_transpose(tf.one_hot(number, bins, dtype=value.dtype))
     x_k, y_k, w, h, d0, d1 = (
         tf.reduce_sum(chosen * part, -2)
         for part in (x_k, y_k, widths, heights, slopes[..., :-1, :], slopes[..., 1:, :])
@@ -63,7 +63,7 @@ def _map(value, parameters, slopes, bound, min_bin, inverse):
     else:
         t = (value - x_k) / w
     q = s + (d0 + d1 - 2 * s) * t * (1 - t)
-    slope = s**2 * (d1 * t**2 + 2 * s * t * (1 - t) + d0 * (1 - t) ** 2) / q**2
+    slope = s * s * (d1 * t * t + 2 * s * t * (1 - t) + d0 * (1 - t) * (1 - t)) / (q * q)
     if inverse:
         return x_k + w * t, -tf.math.log(slope)
-    return y_k + h * (s * t**2 + d0 * t * (1 - t)) / q, tf.math.log(slope)
+    return y_k + h * (s * t * t + d0 * t * (1 - t)) / q, tf.math.log(slope)
