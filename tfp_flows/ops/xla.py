@@ -13,6 +13,7 @@ import contextvars
 import functools
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -31,7 +32,7 @@ def compiles_pieces() -> bool:
 
 
 def call_compiled(
-    function: Callable, key: Hashable, *tensors: tf.Tensor, shapes: Sequence[int]
+    function: Callable[..., Any], key: Hashable, *tensors: tf.Tensor, shapes: Sequence[int]
 ) -> tuple[tf.Tensor, ...]:
     """`function(key, *tensors)`: compiled by XLA inside a `tf.function`, plain outside.
 
@@ -76,12 +77,12 @@ def _filled_up(tensor: tf.Tensor) -> tf.Tensor:
 
 
 @functools.cache
-def _compiled(function: Callable, key: Hashable) -> Callable:
+def _compiled(function: Callable[..., Any], key: Hashable) -> Callable[..., Any]:
     return tf.function(functools.partial(function, key), jit_compile=True, autograph=False)
 
 
 @functools.cache
-def _compile_ahead(function: Callable, key: Hashable, *specs: tf.TensorSpec) -> None:
+def _compile_ahead(function: Callable[..., Any], key: Hashable, *specs: tf.TensorSpec) -> None:
     """Let another thread run the function once, of zeros: XLA compiles while the rest is traced."""
     if sum(spec.shape.num_elements() for spec in specs) > _LARGE:
         return
