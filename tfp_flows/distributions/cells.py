@@ -71,7 +71,9 @@ class CellNoise(Copyable, tf.Module):
         self.shift.assign(x.mean(0))
         self.scale.assign(np.where(deviation > 0, deviation, 1))
 
-    def __call__(self, x: tf.Tensor, samples: int, seed: tf.Tensor | None) -> tuple:
+    def __call__(
+        self, x: tf.Tensor, samples: int, seed: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Noise `(samples, ..., stepped columns)` in (0, 1) given `x`, `(..., columns)`, and its
         log-density `(samples, ...)`."""
         context = (x - self.shift) / self.scale
@@ -117,11 +119,11 @@ def checked_steps(steps: Any, columns: int) -> tuple[float, ...]:
 def round_to(x: tf.Tensor, steps: Sequence[float], lowest: float) -> tf.Tensor:
     """`x` to multiples of the steps, whose cells begin `lowest` steps from them."""
     stepped = np.array(steps) > 0
-    steps = np.where(stepped, steps, 1.0)
-    # By division where 1 / step is whole: 3 / 10 is the number that reads 0.3, 3 * 0.1 is not.
-    parts = np.maximum(np.round(1 / steps), 1)
-    by_parts = np.abs(parts * steps - 1) < 1e-9
-    steps, parts = tf.constant(steps, x.dtype), tf.constant(parts, x.dtype)
-    count = tf.floor(tf.where(by_parts, x * parts, x / steps) - lowest)
-    rounded = tf.where(by_parts, count / parts, count * steps)
+    widths = np.where(stepped, np.array(steps), 1.0)
+    # By division where 1 / width is whole: 3 / 10 is the number that reads 0.3, 3 * 0.1 is not.
+    parts = np.maximum(np.round(1 / widths), 1)
+    by_parts = np.abs(parts * widths - 1) < 1e-9
+    width, part = tf.constant(widths, x.dtype), tf.constant(parts, x.dtype)
+    count = tf.floor(tf.where(by_parts, x * part, x / width) - lowest)
+    rounded = tf.where(by_parts, count / part, count * width)
     return tf.where(stepped, rounded, x)

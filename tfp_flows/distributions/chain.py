@@ -33,16 +33,17 @@ def flatten_chain(bijector: tfb.Bijector) -> list[tfb.Bijector]:
 
 def shared_context_size(bijector: tfb.Bijector, base: tfd.Distribution | None = None) -> int | None:
     """Width of the context of all conditional parts; None if there are none."""
-    found = {context_size_of(base)} - {None}
+    found = [context_size_of(base)]
     for part in flatten_chain(bijector):
         inside = () if isinstance(part, Given) else (part, *part.submodules)
-        found |= {b.context_size for b in inside if isinstance(b, Bijector)} - {None}
-    if len(found) > 1:
+        found += [inner.context_size for inner in inside if isinstance(inner, Bijector)]
+    sizes = sorted({size for size in found if size is not None})
+    if len(sizes) > 1:
         raise ValueError(
             "The base and the bijectors of one flow must share one `context_size`. "
-            f"Received: context sizes {sorted(found)}"
+            f"Received: context sizes {sizes}"
         )
-    return found.pop() if found else None
+    return sizes[0] if sizes else None
 
 
 def _context_kwargs(bijector: tfb.Bijector, context: tf.Tensor) -> dict[str, Any]:

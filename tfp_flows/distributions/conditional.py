@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -116,7 +115,7 @@ class Conditional(Copyable, tfd.Distribution):
         return self.sample_and_log_prob(sample_shape, context, seed, name)
 
 
-def context_shape_of(distribution: tfd.Distribution) -> Sequence[int] | None:
+def context_shape_of(distribution: tfd.Distribution) -> tuple[int, ...] | None:
     """Shape of one context as a distribution of any class takes it, or None."""
     if isinstance(distribution, Conditional):
         return distribution.context_shape

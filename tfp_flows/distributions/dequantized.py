@@ -111,9 +111,9 @@ class Dequantized(Conditional):
         self.seed = seed
         self.context_size = context_size_of(distribution)
         stepped = np.array(self.steps) > 0
-        self.noise = noise
         if noise is not None and not isinstance(noise, CellNoise):
-            self.noise = CellNoise(noise, stepped, dtype=distribution.dtype, seed=seed)
+            noise = CellNoise(noise, stepped, dtype=distribution.dtype, seed=seed)
+        self.noise: CellNoise | None = noise
         self._noise_columns = np.where(stepped, np.cumsum(stepped) - 1, stepped.sum())
         self._log_cell = float(np.log(np.array(self.steps)[stepped]).sum())
         super().__init__(
@@ -126,7 +126,9 @@ class Dequantized(Conditional):
         )
 
     @classmethod
-    def _parameter_properties(cls, dtype: tf.DType | None, num_classes: int | None = None) -> dict:
+    def _parameter_properties(
+        cls, dtype: tf.DType | None, num_classes: int | None = None
+    ) -> dict[str, Any]:
         return {"distribution": tfp.util.BatchedComponentProperties()}
 
     @property

@@ -89,7 +89,9 @@ class ConditionalMixture(Conditional):
         )
 
     @classmethod
-    def _parameter_properties(cls, dtype: tf.DType | None, num_classes: int | None = None) -> dict:
+    def _parameter_properties(
+        cls, dtype: tf.DType | None, num_classes: int | None = None
+    ) -> dict[str, Any]:
         return {}
 
     def _event_shape(self) -> tf.TensorShape:

@@ -97,7 +97,9 @@ class Resampled(Copyable, tfd.Distribution):
         )
 
     @classmethod
-    def _parameter_properties(cls, dtype: tf.DType | None, num_classes: int | None = None) -> dict:
+    def _parameter_properties(
+        cls, dtype: tf.DType | None, num_classes: int | None = None
+    ) -> dict[str, Any]:
         return {}
 
     def _event_shape(self) -> tf.TensorShape:
@@ -140,7 +142,9 @@ class Resampled(Copyable, tfd.Distribution):
         """`n` draws and their log-densities."""
         seed = tfp.random.sanitize_seed(seed)
 
-        def propose(t, z, log_ratio, done):
+        def propose(
+            t: tf.Tensor, z: tf.Tensor, log_ratio: tf.Tensor, done: tf.Tensor
+        ) -> tuple[tf.Tensor, ...]:
             normal_seed, uniform_seed = tfp.random.split_seed(tf.random.fold_in(seed, t))
             proposal = tf.random.stateless_normal(tf.shape(z), normal_seed, dtype=self.dtype)
             u = tf.random.stateless_uniform(tf.shape(done), uniform_seed, dtype=self.dtype)
@@ -167,7 +171,9 @@ class Resampled(Copyable, tfd.Distribution):
     def _sample_n(self, n: tf.Tensor, seed: Any = None) -> tf.Tensor:
         return self._draw(n, seed)[0]
 
-    def _sample_and_log_prob(self, sample_shape: tf.Tensor, seed: Any) -> tuple:
+    def _sample_and_log_prob(
+        self, sample_shape: tf.Tensor, seed: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         z, log_prob = self._draw(tf.reduce_prod(sample_shape), seed)
         event = tf.concat([sample_shape, [self.event_size]], 0)
         return tf.reshape(z, event), tf.reshape(log_prob, sample_shape)

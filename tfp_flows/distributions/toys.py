@@ -22,19 +22,19 @@ import functools
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows.ops.seeds import stateless_seed
 
-tfd = tfp.distributions
-
 __all__ = ["Checkerboard", "Circles", "EightGaussians", "Pinwheel", "TwoMoons", "TwoSpirals"]
 
-DType = tf.DType | str
+DType: TypeAlias = "tf.DType | str"
 
 
 def _number(name: str, value: float, low: float = -math.inf) -> float:
@@ -63,8 +63,7 @@ def _log_noise(gap: tf.Tensor, noise: float | tuple[float, float]) -> tf.Tensor:
     return -0.5 * tf.reduce_sum(tf.square(z), axis=-1) - math.log(2 * math.pi * scale.prod())
 
 
-@classmethod
-def _no_tensors(cls, dtype, num_classes=None):
+def _no_tensors(cls: type, dtype: Any, num_classes: int | None = None) -> dict[str, Any]:
     """No option is a tensor, hence the batch shape (). TFP wants each class to say so itself."""
     return {}
 
@@ -76,7 +75,7 @@ class _Toy(tfd.Distribution):
     `_log_density(x)` is the log-density (...) at x (..., 2), in nats.
     """
 
-    def __init__(self, dtype: DType, parameters: dict):
+    def __init__(self, dtype: DType, parameters: dict[str, Any]):
         if dtype not in (tf.float32, tf.float64):
             raise ValueError(f"`dtype` must be float32 or float64. Received: dtype={dtype!r}")
         super().__init__(
@@ -88,23 +87,23 @@ class _Toy(tfd.Distribution):
             name=type(self).__name__,
         )
 
-    def _event_shape(self):
+    def _event_shape(self) -> tf.TensorShape:
         return tf.TensorShape([2])
 
-    def _event_shape_tensor(self):
+    def _event_shape_tensor(self) -> tf.Tensor:
         return tf.constant([2])
 
-    def _default_event_space_bijector(self):
+    def _default_event_space_bijector(self) -> tfb.Bijector:
         return tfb.Identity()
 
-    def _sample_n(self, n, seed=None):
+    def _sample_n(self, n: tf.Tensor, seed: Any = None) -> tf.Tensor:
         seed = stateless_seed(seed)
         uniform_seed, normal_seed = tfp.random.split_seed(seed, n=2, salt=type(self).__name__)
         u = tf.random.stateless_uniform([n, 2], uniform_seed, dtype=self.dtype)
         e = tf.random.stateless_normal([n, 2], normal_seed, dtype=self.dtype)
         return self._place(u, e)
 
-    def _log_prob(self, x):
+    def _log_prob(self, x: tf.Tensor) -> tf.Tensor:
         if x.dtype != self.dtype:
             raise TypeError(f"`value` must be {self.dtype.name}. Received: dtype={x.dtype.name}")
         if not x.shape[-1:].is_compatible_with([2]):
@@ -120,11 +119,11 @@ class _Arms(_Toy):
 
     _arms: int
 
-    def _place(self, u, e):
+    def _place(self, u: tf.Tensor, e: tf.Tensor) -> tf.Tensor:
         arm = tf.floor(u[:, 0] * self._arms)
         return _turn(self._place_arm(u[:, 1], e), arm * (2 * math.pi / self._arms))
 
-    def _log_density(self, x):
+    def _log_density(self, x: tf.Tensor) -> tf.Tensor:
         angles = tf.constant(-2 * np.pi * np.arange(self._arms) / self._arms, self.dtype)
         z = _turn(x[..., tf.newaxis, :], angles)
         return tf.reduce_logsumexp(self._log_arm(z), axis=-1) - math.log(self._arms)
@@ -141,20 +140,20 @@ class _NoisyCurve(_Arms):
     _NODES, _PANEL = 16, 6.0
     _speed: float
 
-    def __init__(self, noise: float, dtype: DType, parameters: dict):
+    def __init__(self, noise: float, dtype: DType, parameters: dict[str, Any]):
         super().__init__(dtype, parameters)
         self._noise = _number("noise", noise, 0.01)
 
-    def _place_arm(self, u, e):
+    def _place_arm(self, u: tf.Tensor, e: tf.Tensor) -> tf.Tensor:
         return self._curve(u) + self._noise * e
 
-    def _log_arm(self, z):
+    def _log_arm(self, z: tf.Tensor) -> tf.Tensor:
         # Two more than the noise asks for: where it is large, the bends of the curve need them.
         panels = 2 + math.ceil(self._speed / (self._PANEL * self._noise))
         nodes, weights = np.polynomial.legendre.leggauss(self._NODES)
         log_weights = tf.constant(np.log(weights / 2 / panels), self.dtype)
 
-        def log_panel(k):
+        def log_panel(k: tf.Tensor) -> tf.Tensor:
             m = (k + (nodes + 1) / 2) / panels
             gap = z[..., tf.newaxis, :] - self._curve(tf.constant(m, self.dtype))
             return tf.reduce_logsumexp(log_weights + _log_noise(gap, self._noise), axis=-1)
@@ -174,14 +173,14 @@ class TwoMoons(_NoisyCurve):
       noise: standard deviation of the noise, at least 0.01.
     """
 
-    _parameter_properties = _no_tensors
+    _parameter_properties: Any = classmethod(_no_tensors)
     _arms, _speed = 2, 2 * math.pi
 
     def __init__(self, *, noise: float = 0.2, dtype: DType = "float32"):
         parameters = dict(locals())
         super().__init__(noise, dtype, parameters)
 
-    def _curve(self, m):
+    def _curve(self, m: tf.Tensor) -> tf.Tensor:
         return _polar(2.0, math.pi * m) - tf.constant([1.0, 0.5], self.dtype)
 
 
@@ -196,14 +195,14 @@ class TwoSpirals(_NoisyCurve):
       noise: standard deviation of the noise, at least 0.01.
     """
 
-    _parameter_properties = _no_tensors
+    _parameter_properties: Any = classmethod(_no_tensors)
     _arms, _speed = 2, 17.1
 
     def __init__(self, *, noise: float = 0.1, dtype: DType = "float32"):
         parameters = dict(locals())
         super().__init__(noise, dtype, parameters)
 
-    def _curve(self, m):
+    def _curve(self, m: tf.Tensor) -> tf.Tensor:
         start, stop = math.pi / 2, 3 * math.pi
         t = tf.sqrt(start**2 + m * (stop**2 - start**2))
         return _polar(t / 3, t)
@@ -217,7 +216,7 @@ class EightGaussians(_Arms):
       noise: standard deviation of each Gaussian, at least 0.01.
     """
 
-    _parameter_properties = _no_tensors
+    _parameter_properties: Any = classmethod(_no_tensors)
     _arms = 8
 
     def __init__(self, *, radius: float = 3.0, noise: float = 0.3, dtype: DType = "float32"):
@@ -226,10 +225,10 @@ class EightGaussians(_Arms):
         self._radius = _number("radius", radius, 0.0)
         self._noise = _number("noise", noise, 0.01)
 
-    def _place_arm(self, u, e):
+    def _place_arm(self, u: tf.Tensor, e: tf.Tensor) -> tf.Tensor:
         return self._noise * e + tf.constant([self._radius, 0.0], self.dtype)
 
-    def _log_arm(self, z):
+    def _log_arm(self, z: tf.Tensor) -> tf.Tensor:
         return _log_noise(z - tf.constant([self._radius, 0.0], self.dtype), self._noise)
 
 
@@ -249,7 +248,7 @@ class Pinwheel(_Arms):
       twist: radians by which a point is turned, per squared distance from the origin.
     """
 
-    _parameter_properties = _no_tensors
+    _parameter_properties: Any = classmethod(_no_tensors)
 
     def __init__(
         self,
@@ -265,18 +264,19 @@ class Pinwheel(_Arms):
         if not isinstance(arms, numbers.Integral) or arms < 1:
             raise ValueError(f"`arms` must be a positive integer. Received: arms={arms!r}")
         self._arms = int(arms)
-        self._noise = _number("radial", radial, 0.01), _number("tangential", tangential, 0.01)
-        self._twist = _number("twist", twist)
+        noise = _number("radial", radial, 0.01), _number("tangential", tangential, 0.01)
+        self._noise: tuple[float, float] = noise
+        self._twist: float = _number("twist", twist)
 
-    def _place_arm(self, u, e):
+    def _place_arm(self, u: tf.Tensor, e: tf.Tensor) -> tf.Tensor:
         y = tf.constant([2.0, 0.0], self.dtype) + e * self._noise
         return self._twisted(y, self._twist)
 
-    def _log_arm(self, z):
+    def _log_arm(self, z: tf.Tensor) -> tf.Tensor:
         y = self._twisted(z, -self._twist)
         return _log_noise(y - tf.constant([2.0, 0.0], self.dtype), self._noise)
 
-    def _twisted(self, x, twist):
+    def _twisted(self, x: tf.Tensor, twist: float) -> tf.Tensor:
         return _turn(x, twist * tf.reduce_sum(tf.square(x), axis=-1))
 
 
@@ -293,7 +293,7 @@ class Circles(_Toy):
       noise: standard deviation of the noise, at least 0.01.
     """
 
-    _parameter_properties = _no_tensors
+    _parameter_properties: Any = classmethod(_no_tensors)
 
     def __init__(
         self, *, radii: Sequence[float] = (1.5, 3.0), noise: float = 0.2, dtype: DType = "float32"
@@ -305,12 +305,12 @@ class Circles(_Toy):
         self._radii = [_number("radii", radius, 0.0) for radius in radii]
         self._noise = _number("noise", noise, 0.01)
 
-    def _place(self, u, e):
+    def _place(self, u: tf.Tensor, e: tf.Tensor) -> tf.Tensor:
         circle = tf.cast(u[:, 0] * len(self._radii), tf.int32)
         radius = tf.gather(tf.constant(self._radii, self.dtype), circle)
         return _polar(radius, 2 * math.pi * u[:, 1]) + self._noise * e
 
-    def _log_density(self, x):
+    def _log_density(self, x: tf.Tensor) -> tf.Tensor:
         # The floor keeps the gradient at the origin 0, where that of a square root is infinite.
         square = tf.reduce_sum(tf.square(x), axis=-1, keepdims=True)
         r = tf.sqrt(tf.maximum(square, np.finfo(self.dtype.as_numpy_dtype).tiny))
@@ -328,19 +328,19 @@ class Checkerboard(_Toy):
     is -log 32 on them (lower edges included, upper edges not) and -inf elsewhere.
     """
 
-    _parameter_properties = _no_tensors
+    _parameter_properties: Any = classmethod(_no_tensors)
 
     def __init__(self, *, dtype: DType = "float32"):
         parameters = dict(locals())
         super().__init__(dtype, parameters)
 
-    def _place(self, u, e):
+    def _place(self, u: tf.Tensor, e: tf.Tensor) -> tf.Tensor:
         x0 = 8 * u[:, 0] - 4
         height = 4 * u[:, 1]  # within the two dark squares of a column, stacked
         lift = 2 * tf.floor(height / 2) + 2 * (tf.floor(x0 / 2) % 2)
         return tf.stack([x0, height + lift - 4], axis=-1)
 
-    def _log_density(self, x):
+    def _log_density(self, x: tf.Tensor) -> tf.Tensor:
         dark = tf.reduce_sum(tf.floor(x / 2), axis=-1) % 2 == 0
         board = tf.reduce_all((x >= -4) & (x < 4), axis=-1)
         zero = tf.zeros_like(x[..., 0])

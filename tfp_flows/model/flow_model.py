@@ -266,8 +266,8 @@ class FlowModel(MaximumLikelihood):
         """Say which layer makes the first value that is not finite, of `(context, x)` pairs."""
         standardized = (
             (
-                self.event_standardizer(x),
                 None if context is None else self._standardize_context(context),
+                self.event_standardizer(x),
             )
             for context, x in pairs
         )

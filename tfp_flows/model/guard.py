@@ -69,15 +69,15 @@ def all_finite(tensors: Iterable[Any]) -> tf.Tensor:
 
 
 def explain_non_finite(
-    distribution: tfd.Distribution, batches: Iterator[tuple[tf.Tensor, tf.Tensor | None]]
+    distribution: tfd.Distribution, batches: Iterator[tuple[tf.Tensor | None, tf.Tensor]]
 ) -> str:
     """Say which layer makes the first value that is not finite, on the way from data to base.
 
     Args:
       distribution: what is trained.
-      batches: standardized events and their context, or None.
+      batches: standardized context, or None, and events.
     """
-    for x, context in itertools.islice(batches, 50):  # A dataset may repeat without end.
+    for context, x in itertools.islice(batches, 50):  # A dataset may repeat without end.
         given = distribution if context is None else distribution.given(context)
         found = _first_bad_value(given, x) or _first_bad_gradient(given, x)
         if found:

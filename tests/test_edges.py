@@ -1,0 +1,203 @@
+"""Edges of the support: densities are 0 at and beyond them, and no gradient is poisoned."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from helpers import randomize
+
+from tfp_flows import Flow, FlowModel, bijectors
+from tfp_flows.distributions import reversible
+
+tfd, tfb = tfp.distributions, tfp.bijectors
+INF = np.inf
+
+# A bijector of constants of a dtype `c`, a value inside of its range, and some at its edges and
+# beyond.
+MAPS = {
+    "exp": (lambda c: tfb.Exp(), 0.5, [0.0, -1.0, INF, -INF]),
+    "expm1": (lambda c: tfb.Expm1(), 0.5, [-1.0, -2.0, INF]),
+    "softplus": (lambda c: tfb.Softplus(), 0.5, [0.0, -1e-30, -3.0, INF]),
+    "square": (lambda c: tfb.Square(), 0.5, [0.0, -1.0, INF]),
+    "sigmoid": (lambda c: tfb.Sigmoid(), 0.3, [0.0, 1.0, -0.5, 1.5]),
+    "wide_sigmoid": (lambda c: tfb.Sigmoid(c(-1), c(2)), 0.3, [-1.0, 2.0, 3.0]),
+    "tanh": (lambda c: tfb.Tanh(), 0.5, [-1.0, 1.0, -2.0, 2.0]),
+    "softsign": (lambda c: tfb.Softsign(), 0.3, [-1.0, 1.0, -2.0, 2.0]),
+    "soft_clip": (lambda c: tfb.SoftClip(c(-1), c(1)), 0.5, [-1.0, 1.0, -2.0, 2.0]),
+    "soft_clip_low": (lambda c: tfb.SoftClip(c(0), None), 0.5, [0.0, -1.0, INF]),
+    "log": (lambda c: tfb.Log(), 0.5, [INF, -INF]),
+    "reciprocal": (lambda c: tfb.Reciprocal(), 0.5, [0.0, INF, -INF]),
+    "normal_cdf": (lambda c: tfb.NormalCDF(), 0.3, [0.0, 1.0, -1.0, 2.0]),
+    "gumbel_cdf": (lambda c: tfb.GumbelCDF(c(0), c(1)), 0.5, [0.0, 1.0, 2.0]),
+    "kumaraswamy_cdf": (lambda c: tfb.KumaraswamyCDF(c(2), c(3)), 0.5, [0.0, 1.0, -1.0, 2.0]),
+    "power_transform": (lambda c: tfb.PowerTransform(2.0), 0.5, [0.0, -1.0]),
+    "behind_shift": (lambda c: tfb.Chain([tfb.Shift(c(1)), tfb.Exp()]), 1.5, [1.0, 0.5, INF]),
+    "behind_exp": (lambda c: tfb.Chain([tfb.Exp(), tfb.Sigmoid()]), 1.5, [1.0, 0.5, np.e, 4.0]),
+    "inverted_chain": (
+        lambda c: tfb.Invert(tfb.Chain([tfb.Invert(tfb.Softplus()), tfb.Shift(c(1))])),
+        0.5,
+        [-1.0, -2.0, INF],
+    ),
+    "nested": (
+        lambda c: tfb.Chain([tfb.Chain([tfb.Scale(c(-1)), tfb.Exp()]), tfb.Shift(c(2))]),
+        -0.5,
+        [0.0, 1.0, -INF],
+    ),
+}
+# Maps of (0, ∞) or (0, 1) only, which nothing can stand behind that leaves these.
+BEHIND = sorted(set(MAPS) - {"square", "log", "kumaraswamy_cdf", "power_transform"})
+
+
+def base(size=2, dtype="float32"):
+    return tfd.Independent(tfd.Normal(*tf.constant([[0.2] * size, [1.5] * size], dtype)), 1)
+
+
+def coupling(size=2, dtype="float32"):
+    affine = bijectors.transformers.Affine()
+    return randomize(bijectors.Coupling(size, affine, (4,), dtype=dtype, seed=0), stddev=0.3)
+
+
+def events(name, dtype):
+    """Events inside and outside, one of which has one column outside, one is NaN."""
+    _, inside, outside = MAPS[name]
+    rows = [[inside, inside], *([value, inside] for value in outside), [inside, outside[0]]]
+    return tf.constant([*rows, [outside[0], np.nan], [np.nan, inside]], dtype)
+
+
+def check(log_prob, x, variables=()):
+    """Of rows as `events` makes them: the first inside, the last two NaN, the others outside."""
+    with tf.GradientTape() as tape:
+        tape.watch([x, *variables])
+        log_probs = log_prob(x)
+        # The rows with NaN are left out: their gradients are NaN rightly.
+        total = tf.reduce_sum(
+            tf.where(tf.math.is_inf(log_probs), tf.zeros_like(log_probs), log_probs)[:-2]
+        )
+    by_x, *by_variables = tape.gradient(total, [x, *variables])
+    assert np.isfinite(log_probs[0])
+    np.testing.assert_array_equal(log_probs[1:-2], -INF)
+    assert np.isnan(log_probs[-2:]).all()
+    assert np.isfinite(by_x[:-2]).all()
+    assert np.abs(by_x[0]).max() > 0
+    np.testing.assert_array_equal(by_x[1:-2], 0)
+    return by_variables
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", MAPS)
+def test_densities_are_zero_at_the_edges_and_beyond(name, dtype):
+    make = MAPS[name][0]
+    flow = Flow(base(dtype=dtype), make(np.dtype(dtype).type))
+    x = events(name, dtype)
+    check(flow.log_prob, x)
+    np.testing.assert_array_equal(flow.prob(x)[1:-2], 0)
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_one_row_outside_leaves_the_gradients_of_a_batch_finite(name):
+    layer = coupling()
+    flow = Flow(base(), tfb.Chain([MAPS[name][0](np.float32), layer]))
+    x = events(name, "float32")
+    variables = layer.trainable_variables
+    with tf.GradientTape() as tape:
+        log_probs = flow.log_prob(x[:-2])
+        total = tf.reduce_sum(tf.where(tf.math.is_inf(log_probs), 0.0, log_probs))
+    with tf.GradientTape() as alone:
+        expected = flow.log_prob(x[:1])
+    np.testing.assert_array_equal(log_probs[1:], -INF)
+    gradients = zip(
+        tape.gradient(total, variables), alone.gradient(expected, variables), strict=True
+    )
+    for found, wanted in gradients:
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    assert np.isnan(flow.log_prob(x)[-2:]).all()
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_graphs_and_xla_agree(jit_compile):
+    flow = Flow(base(), tfb.Chain([tfb.Exp(), coupling()]))
+    x = events("exp", "float32")
+    graph = tf.function(flow.log_prob, jit_compile=jit_compile, autograph=False)
+    check(graph, x)
+    np.testing.assert_allclose(graph(x), flow.log_prob(x), rtol=1e-5)
+
+
+def test_log_det_that_alone_is_nan_or_infinite_counts():
+    """Beyond the range of `Softsign` the inverse is finite: at 2 it is -2."""
+    assert tfb.Softsign().inverse(2.0) == -2.0
+    for y in (2.0, -3.0):
+        assert Flow(tfd.Normal(0.0, 1.0), tfb.Softsign()).log_prob(y) == -INF
+
+
+def test_flows_of_scalars_matrices_and_a_fold():
+    flow = Flow(tfd.Normal(0.0, 1.0), tfb.Exp())
+    np.testing.assert_array_equal(flow.log_prob([0.0, -1.0, INF]), -INF)
+    assert np.isnan(flow.log_prob(np.nan))
+    matrices = Flow(tfd.Sample(tfd.Normal(0.0, 1.0), [2, 3]), tfb.Exp())
+    y = np.ones((4, 2, 3), "float32")
+    y[1, 1, 2] = 0
+    np.testing.assert_array_equal(np.isinf(matrices.log_prob(y)), [False, True, False, False])
+    fold = Flow(tfd.Normal(0.5, 1.0), tfb.AbsoluteValue())
+    expected = tfd.Normal(0.5, 1.0).prob(1.0) + tfd.Normal(0.5, 1.0).prob(-1.0)
+    np.testing.assert_allclose(fold.prob([1.0, -1.0]), [expected, 0], rtol=1e-5)
+    assert fold.log_prob(-1.0) == -INF
+
+
+def test_simplex():
+    flow = Flow(base(), tfb.IteratedSigmoidCentered())
+    x = tf.constant([[0.2, 0.3, 0.5], [0.0, 0.5, 0.5], [-0.2, 0.7, 0.5]])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        log_probs = flow.log_prob(x)
+    np.testing.assert_array_equal(np.isfinite(log_probs), [True, False, False])
+    np.testing.assert_array_equal(log_probs[1:], -INF)
+    assert np.isfinite(tape.gradient(log_probs, x)).all()
+
+
+def test_a_flow_as_base_keeps_its_edges():
+    inner = Flow(base(), tfb.Exp())
+    flow = Flow(inner, tfb.Shift([1.0, 1.0]))
+    np.testing.assert_array_equal(flow.log_prob([[1.0, 2.0], [0.0, 2.0]]), -INF)
+    expected = inner.log_prob([[0.5, 1.0]])
+    np.testing.assert_allclose(flow.log_prob([[1.5, 2.0]]), expected, rtol=1e-6)
+    independent = tfd.Independent(Flow(tfd.Normal([0.0, 0.0], 1.0), tfb.Exp()), 1)
+    assert independent.log_prob([0.0, 1.0]) == -INF
+
+
+def test_conditional_flows_have_edges():
+    affine = bijectors.transformers.Affine()
+    layer = randomize(bijectors.Coupling(2, affine, (4,), context_size=1, seed=0))
+    flow = Flow(base(), tfb.Chain([tfb.Softplus(), layer]))
+    context = np.array([[0.0], [1.0], [np.nan]])
+    log_probs = flow.log_prob([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0]], context=context)
+    assert np.isfinite(log_probs[0]) and log_probs[1] == -INF and np.isnan(log_probs[2])
+
+
+def test_nan_of_learned_parameters_stays():
+    layer = coupling()
+    flow = Flow(base(), tfb.Chain([tfb.Exp(), layer]))
+    layer.trainable_variables[0].assign_add(np.nan * np.ones(layer.trainable_variables[0].shape))
+    assert np.isnan(flow.log_prob([[1.0, 1.0]])).all()
+    learned = Flow(base(), tfb.Chain([tfb.Shift(tf.Variable([np.nan, 0.0])), tfb.Exp()]))
+    assert np.isnan(learned.log_prob([[1.0, 1.0]])).all()
+
+
+def test_reversible_densities_and_models_have_edges():
+    flow = Flow(base(), tfb.Chain([tfb.Exp(), coupling()]))
+    x = events("exp", "float32")
+    expected = flow.log_prob(x)
+    np.testing.assert_allclose(reversible.log_prob(flow, x), expected, rtol=1e-5)
+    np.testing.assert_allclose(FlowModel(flow).log_prob(x), expected, rtol=1e-5)
+
+
+def test_affine_maps_at_the_end_are_not_looked_at():
+    """They have no edges: nothing is computed twice."""
+    calls = []
+
+    class Counted(tfb.Shift):
+        def _inverse(self, y):
+            calls.append(1)
+            return super()._inverse(y)
+
+    Flow(base(), tfb.Chain([Counted([1.0, 1.0]), coupling()])).log_prob([[0.0, 1.0]])
+    assert len(calls) == 1
