@@ -123,10 +123,36 @@ class Leaks(bijectors.Coupling):
         return y + [1e-6, 0.0] * y[..., 1:], log_det
 
 
+class Jumps(Wrong):
+    """Has a gap in its range: the slope is 1 wherever there is one, and the inverse is right."""
+
+    def _forward_and_log_det(self, x):
+        return x + tf.sign(x), tf.zeros_like(x[..., 0])
+
+    def _inverse_and_log_det(self, y):
+        return y - tf.sign(y), tf.zeros_like(y[..., 0])
+
+
+@tf.custom_gradient
+def doubled_with_the_slope_of_the_identity(x):
+    return 2 * x, lambda upstream: upstream
+
+
+class LiesAboutItsGradient(Wrong):
+    def _forward_and_log_det(self, x):
+        return doubled_with_the_slope_of_the_identity(x), tf.zeros_like(x[..., 0])
+
+    def _inverse_and_log_det(self, y):
+        return y / 2, tf.zeros_like(y[..., 0])
+
+
 WRONG_BIJECTORS = {
     "round trip": lambda: RotationOfATutorial(0.3),
     "log-det": lambda: CubeOfATutorial(0.3),
     "inverse log-det": lambda: WrongSign(),
+    "bijective": lambda: RotationOfATutorial(0.3),
+    "finite differences": LiesAboutItsGradient,
+    "scalar congruency": Jumps,
     "batch shapes": MixesRows,
     "event ndims": ForgetsToSum,
     "modes": EagerDiffers,
@@ -154,6 +180,11 @@ def test_a_wrong_bijector_fails(law):
     testing.check_bijector(bijectors.Coupling(2, t.Affine(), (4,)), X, skip=skip)
     with pytest.raises(AssertionError, match=f"breaks the law '{law}"):
         testing.check_bijector(WRONG_BIJECTORS[law](), X, jacobian_zeros=zeros, skip=skip)
+
+
+@pytest.mark.parametrize("law", ["finite differences", "scalar congruency"])
+def test_points_and_images_find_what_gradients_do_not(law):
+    testing.check_bijector(WRONG_BIJECTORS[law](), X, skip={law, "config", "finite", "modes"})
 
 
 def test_infinite_gradients_fail():

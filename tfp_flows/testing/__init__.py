@@ -28,6 +28,7 @@ def check_bijector(
     x: Any,
     context: Any | None = None,
     *,
+    y: Any | None = None,
     tolerance: float | None = None,
     extremes: Sequence[float] = (0.0, 1e4, -1e4),
     inverse_extremes: Sequence[float] | None = None,
@@ -43,6 +44,8 @@ def check_bijector(
       bijector: any `tfb.Bijector` between events of one shape.
       x: events `(n, ...)` in the domain, at least two.
       context: `(n, C)`, for a conditional bijector.
+      y: events `(n, ...)` in the range, to begin from in the law "bijective"; the images of `x` by
+        default.
       tolerance: largest error, relative to `1 + |value|`; by default 2e-4 in float32, 1e-9 in
         float64.
       extremes: entries at which values and gradients of `forward` must be finite.
@@ -65,6 +68,7 @@ def check_bijector(
         x=x,
         kwargs={} if context is None else {"context": tf.convert_to_tensor(context, x.dtype)},
         tolerance=_TOLERANCE[x.dtype] if tolerance is None else tolerance,
+        y=None if y is None else tf.convert_to_tensor(np.asarray(y), x.dtype),
         extremes=tuple(extremes),
         inverse_extremes=tuple(extremes if inverse_extremes is None else inverse_extremes),
         jacobian_zeros=jacobian_zeros,
@@ -113,7 +117,7 @@ def check_flow(
     _check(FLOW_LAWS, case, skip)
 
 
-def _events(x: Any, subject: Any, kind: type) -> tf.Tensor:
+def _events(x: Any, subject: Any, kind: type[tf.Module]) -> tf.Tensor:
     """The events in the dtype of what is checked, or their own where it has none."""
     if not isinstance(subject, kind):
         raise TypeError(f"A {kind.__name__} is needed. Received: {subject!r}")
@@ -125,7 +129,7 @@ def _events(x: Any, subject: Any, kind: type) -> tf.Tensor:
     return x
 
 
-def _check(laws: dict[str, Callable], case: Case, skip: Iterable[str]) -> None:
+def _check(laws: dict[str, Callable[[Case], None]], case: Case, skip: Iterable[str]) -> None:
     unknown = set(skip) - set(laws)
     if unknown:
         raise ValueError(f"`skip` must name laws of {sorted(laws)}. Received: {sorted(unknown)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_flows.networks import Conditioner
 from tfp_flows.testing.case import Case, check_close, config, count_calls, fail
+from tfp_flows.testing.congruency import bijective, finite_differences, scalar_congruency
 
 
 def _round_trip(case: Case) -> None:
@@ -100,8 +102,8 @@ def _dtype(case: Case) -> None:
 def _finite(case: Case) -> None:
     """Values, log-dets and their gradients are finite at extreme inputs."""
     directions = (
-        ("forward", case.map, case.options["extremes"]),
-        ("inverse", case.unmap, case.options["inverse_extremes"]),
+        ("forward", case.map, case.extremes),
+        ("inverse", case.unmap, case.inverse_extremes),
     )
     for name, direction, extremes in directions:
         for extreme in extremes:
@@ -124,7 +126,7 @@ def _finite(case: Case) -> None:
                     )
 
 
-def _named(gradients: list) -> list[tuple[str, Any]]:
+def _named(gradients: list[Any]) -> list[tuple[str, Any]]:
     return [("gradient", tf.convert_to_tensor(g)) for g in gradients if g is not None]
 
 
@@ -165,14 +167,14 @@ def _one_pass(case: Case) -> None:
     if not conditioners:
         return
     for name, direction in (("forward", case.map), ("inverse", case.unmap)):
-        calls = count_calls(lambda direction=direction: direction(case.x))
+        calls = count_calls(functools.partial(direction, case.x))
         if any(calls.get(c, 0) != 1 for c in conditioners):
             fail(case, "one pass", f"conditioner calls in {name}: {list(calls.values())}")
 
 
 def _jacobian_zeros(case: Case) -> None:
     """The Jacobian is exactly 0 where the structure says so."""
-    zeros = case.options["jacobian_zeros"]
+    zeros = case.jacobian_zeros
     if zeros is None:
         return
     jacobian = _jacobian(case)
@@ -190,6 +192,9 @@ BIJECTOR_LAWS: dict[str, Callable[[Case], None]] = {
     "round trip": _round_trip,
     "log-det": _log_det,
     "inverse log-det": _inverse_log_det,
+    "bijective": bijective,
+    "finite differences": finite_differences,
+    "scalar congruency": scalar_congruency,
     "batch shapes": _batch_shapes,
     "event ndims": _event_ndims,
     "modes": _modes,

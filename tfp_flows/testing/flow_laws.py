@@ -96,19 +96,19 @@ def _integral(case: Case) -> None:
     flow = case.subject
     if case.kwargs:
         flow = flow.given(case.kwargs["context"][0])
-    extent = case.options["extent"]
+    extent = case.extent
     if extent is None:
         draws = flow.sample(2000, seed=(0, 3)).numpy().reshape(-1, size)
         margin = 0.5 * (draws.max() - draws.min())
-        extent = (draws.min() - margin, draws.max() + margin)
-    edges = np.linspace(*extent, (20_001, 801)[size - 1])
+        extent = (float(draws.min() - margin), float(draws.max() + margin))
+    edges = np.linspace(extent[0], extent[1], 20_001 if size == 1 else 801)
     centres = (edges[1:] + edges[:-1]) / 2
     grid = np.stack(np.meshgrid(*[centres] * size), -1).reshape(-1, size)
     log_prob = tf.function(flow.log_prob)
     parts = np.array_split(grid.astype(case.x.dtype.as_numpy_dtype), 1 + len(grid) // 100_000)
     mass = sum(np.exp(log_prob(part).numpy().astype("float64")).sum() for part in parts)
     total = mass * (edges[1] - edges[0]) ** size
-    if not abs(total - 1) < case.options["integral_tolerance"]:
+    if not abs(total - 1) < case.integral_tolerance:
         fail(
             case,
             "integral",
