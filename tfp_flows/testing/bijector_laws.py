@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,33 +101,41 @@ def _dtype(case: Case) -> None:
 
 def _finite(case: Case) -> None:
     """Values, log-dets and their gradients are finite at extreme inputs."""
-    directions = (
-        ("forward", case.map, case.extremes),
-        ("inverse", case.unmap, case.inverse_extremes),
-    )
-    for name, direction, extremes in directions:
-        for extreme in extremes:
-            x = tf.fill(case.x.shape, tf.cast(extreme, case.x.dtype))
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                value, log_det = direction(x)
-                total = tf.reduce_sum(value) + tf.reduce_sum(log_det)
-            sources = [x, *case.subject.trainable_variables]
-            gradients = tape.gradient(total, sources)
-            for what, result in (("value", value), ("log-det", log_det), *_named(gradients)):
-                if result is not None and not np.isfinite(result).all():
-                    bad = np.ravel(result)[~np.isfinite(np.ravel(result))][0]
-                    option = "extremes" if name == "forward" else "inverse_extremes"
-                    fail(
-                        case,
-                        "finite",
-                        f"{what} of {name} has {bad} at the input {extreme!r}; for a bijector of a "
-                        f"bounded domain or range choose `{option}`",
-                    )
+    options = {"extremes": case.extremes, "inverse_extremes": case.inverse_extremes}
+    for direction, (option, extremes) in zip(("forward", "inverse"), options.items(), strict=True):
+        if not extremes or _not_finite(case, direction, extremes) is None:
+            continue
+        # All at once something is not finite: which, and where, is seen one by one.
+        for where in (*([extreme] for extreme in extremes), extremes):
+            found = _not_finite(case, direction, where)
+            if found is not None:
+                what, bad = found
+                inputs = ", ".join(map(repr, where))
+                fail(
+                    case,
+                    "finite",
+                    f"{what} of {direction} has {bad} at the input {inputs}; for a bijector of a "
+                    f"bounded domain or range choose `{option}`",
+                )
 
 
-def _named(gradients: list[Any]) -> list[tuple[str, Any]]:
-    return [("gradient", tf.convert_to_tensor(g)) for g in gradients if g is not None]
+def _not_finite(case: Case, direction: str, extremes: Sequence[float]) -> tuple[str, Any] | None:
+    """The first of value, log-det and gradients that is not finite, and what it holds instead."""
+    count = len(extremes)
+    events = [tf.fill(case.x.shape, tf.cast(extreme, case.x.dtype)) for extreme in extremes]
+    x = tf.concat(events, axis=0)
+    kwargs = {name: tf.concat([value] * count, axis=0) for name, value in case.kwargs.items()}
+    repeated = Case(subject=case.subject, x=x, kwargs=kwargs, tolerance=case.tolerance)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value, log_det = (repeated.map if direction == "forward" else repeated.unmap)(x)
+        total = tf.reduce_sum(value) + tf.reduce_sum(log_det)
+    gradients = tape.gradient(total, [x, *case.subject.trainable_variables])
+    known = [("gradient", tf.convert_to_tensor(g)) for g in gradients if g is not None]
+    for what, result in (("value", value), ("log-det", log_det), *known):
+        if not np.isfinite(result).all():
+            return what, np.ravel(result)[~np.isfinite(np.ravel(result))][0]
+    return None
 
 
 def _gradients(case: Case) -> None:
