@@ -31,7 +31,9 @@ def export(model: keras.Model, path: str) -> None:
     tf.saved_model.save(module, path, signatures)
 
 
-def _named(function: tf.types.experimental.GenericFunction, output: str):
+def _named(
+    function: tf.types.experimental.GenericFunction, output: str
+) -> tf.types.experimental.GenericFunction:
     """The function with a dictionary as its result, so that the signature's output has a name."""
     spec = function.input_signature
     return tf.function(lambda *inputs: {output: function(*inputs)}, spec)

@@ -17,9 +17,11 @@ from tfp_flows import serialization
 from tfp_flows.distributions import reversible
 from tfp_flows.distributions.conditional import context_shape_of
 from tfp_flows.distributions.flow import Flow
-from tfp_flows.model import export, guard, variables
+from tfp_flows.model import export, variables
 from tfp_flows.model.arrays import check_numbers
 from tfp_flows.model.data import check_finite, check_inputs, check_rows, collect
+from tfp_flows.model.diagnosis import explain_non_finite
+from tfp_flows.model.replicas import check_scope
 from tfp_flows.model.standardizer import Standardizer
 from tfp_flows.model.ties import warn_of_ties
 from tfp_flows.model.trainer import MaximumLikelihood
@@ -93,6 +95,7 @@ class FlowModel(MaximumLikelihood):
         name: str = "flow_model",
     ):
         _check_distribution(distribution)
+        check_scope(distribution.variables, "`distribution`")
         if memory not in ("ordinary", "reversible"):
             raise ValueError(
                 f"`memory` must be 'ordinary' or 'reversible'. Received: memory={memory!r}"
@@ -248,7 +251,8 @@ class FlowModel(MaximumLikelihood):
         flow = self.distribution
         if not hasattr(flow, "bijector"):
             raise TypeError(f"`stages` needs a distribution with a bijector. Received: {flow!r}")
-        flow = Flow(flow.distribution, flow.bijector)
+        if not isinstance(flow, Flow):
+            flow = Flow(flow.distribution, flow.bijector)
         return flow.stages(None if context is None else self._standardize_context(context))
 
     def _standardize_context(self, context: Any) -> tf.Tensor:
@@ -271,11 +275,11 @@ class FlowModel(MaximumLikelihood):
             )
             for context, x in pairs
         )
-        return guard.explain_non_finite(self.distribution, standardized)
+        return explain_non_finite(self.distribution, standardized)
 
     # Saving.
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {
             "distribution": serialization.serialize(self.distribution),
             "memory": self.memory,
@@ -285,7 +289,7 @@ class FlowModel(MaximumLikelihood):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> FlowModel:
+    def from_config(cls, config: dict[str, Any]) -> FlowModel:
         # Conditioners follow the global policy: for a while, let it be the one they were made by.
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(config["policy"])
@@ -302,12 +306,12 @@ class FlowModel(MaximumLikelihood):
             layer.trainable = trainable
         return model
 
-    def get_compile_config(self) -> dict | None:
+    def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
         serialization.check_keras(config, TypeError, "The compile config")
         return config
 
-    def compile_from_config(self, config: dict) -> None:
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         serialization.check_keras(config, ValueError, "The compile config")
         super().compile_from_config(config)
 

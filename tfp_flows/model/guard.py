@@ -1,7 +1,8 @@
-"""What is done when a loss is not finite: stop, say which layer made it, keep the best weights."""
+"""What is done when training breaks: stop, say why, and go back to the best finite weights."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import warnings
@@ -11,54 +12,152 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability import distributions as tfd
 
-from tfp_flows.distributions.chain import flatten_chain
-from tfp_flows.ops.internals import TransformedDistributionBase
+from tfp_flows.model.data import unpack
 
-__all__ = ["StopOnNonFinite", "all_finite", "explain_non_finite"]
+__all__ = ["StopOnNonFinite", "all_finite", "mean_loss"]
+
+_SNAPSHOTS = 3
+_JUMP = 1e3
+_MAX_BATCHES = 50  # A dataset may repeat without end.
+
+
+@dataclasses.dataclass
+class _Snapshot:
+    """Weights of the model, and what was measured of them during training."""
+
+    weights: list[np.ndarray]
+    origin: str
+    loss: float = math.inf
+    validated: bool = False  # Whether `loss` is of validation, so measured with these very weights.
+
+    def is_finite(self) -> bool:
+        return all(np.isfinite(array).all() for array in self.weights)
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
     """End training when the loss is NaN or infinite: say why, and go back to the best weights.
 
     `FlowModel.fit` puts it into every training. Its training step changes nothing once a loss or a
-    gradient is not finite, so that the weights that made it are still there to be examined.
+    gradient is not finite. An optimizer can still make weights NaN, or finite and useless, in a
+    step whose loss and gradients were finite, and the running loss of an epoch says nothing about
+    the weights at its end. So the weights to go back to are judged when they are needed: those of
+    the moment, those at the ends of the three epochs with the smallest loss, and those from before
+    training. With validation data the best is known already, for that loss is of these weights.
+
+    It costs one copy of the weights an epoch.
 
     Args:
       explain: called once the loss is bad, returns a sentence for the warning.
+      judge: returns the mean loss of the training rows with the weights that the model has, NaN or
+        infinite if that of one row is, or `None` if the rows cannot be read again.
     """
 
-    def __init__(self, explain: Callable[[], str]):
+    def __init__(self, explain: Callable[[], str], judge: Callable[[], float | None]):
         super().__init__()
         self._explain = explain
-        self._monitor = "loss"
-        self._best = math.inf
-        self._weights: list[np.ndarray] | None = None
+        self._judge = judge
+        self._best: list[_Snapshot] = []
+        self._stopped = False
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._start = _Snapshot(self.model.get_weights(), "from before training")
+        self._sizes = _sizes(self._start.weights)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         loss = (logs or {}).get("loss")
         if loss is None or self.model.stop_training or math.isfinite(loss):
             return
-        reason = self._explain()
-        if self._weights is not None:
-            self.model.set_weights(self._weights)
-        kept = "last" if self._weights is None else "best"
-        warnings.warn(
-            f"Training stopped at batch {batch}: the loss is not finite. {reason} "
-            f"The {kept} finite weights are kept.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        self.model.stop_training = True
+        steps = (self.params or {}).get("steps")  # Many run at a time, fewer at the end.
+        last = batch if steps is None else min(batch, steps - 1)
+        self._stop(f"at batch {last}: the loss is not finite.")
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._stopped:
+            return
         logs = logs or {}
-        if "val_loss" in logs and self._monitor == "loss":
-            self._monitor, self._best = "val_loss", math.inf
-        value = logs.get(self._monitor, math.nan)
-        if value < self._best:
-            self._best, self._weights = value, self.model.get_weights()
+        validated = "val_loss" in logs
+        loss = float(logs["val_loss" if validated else "loss"]) if logs else math.inf
+        origin = f"of the end of epoch {epoch + 1}"
+        found = _Snapshot(self.model.get_weights(), origin, loss, validated)
+        # After the last step of an epoch no loss tells what it did to the weights.
+        if not found.is_finite():
+            self._stop(f"at the end of epoch {epoch + 1}.")
+            return
+        sizes = _sizes(found.weights)
+        jumped = any(new > _JUMP * (1 + old) for new, old in zip(sizes, self._sizes, strict=True))
+        self._sizes = sizes
+        if jumped and not math.isfinite(self._judge() or 0.0):
+            self._stop(f"at the end of epoch {epoch + 1}: the loss is not finite.")
+            return
+        if math.isfinite(loss):
+            self._best.append(found)
+            self._best.sort(key=lambda snapshot: (not snapshot.validated, snapshot.loss))
+            del self._best[_SNAPSHOTS:]
+
+    def _stop(self, when: str) -> None:
+        reason = self._bad_weights() or self._explain()
+        outcome = self._restore()
+        warnings.warn(f"Training stopped {when} {reason} {outcome}", RuntimeWarning, stacklevel=3)
+        self._stopped = self.model.stop_training = True
+
+    def _bad_weights(self) -> str | None:
+        """A sentence on weights that are not finite themselves, if there are any."""
+        for variable in self.model.weights:
+            if not np.isfinite(variable.numpy()).all():
+                return (
+                    f"The optimizer made the weights {variable.path!r} NaN or infinite: lower the "
+                    "learning rate, clip gradients, or take another optimizer."
+                )
+        return None
+
+    def _restore(self) -> str:
+        """Give the model the best finite weights there are, and say in a sentence which."""
+        current = _Snapshot(self.model.get_weights(), "of the last step")
+        candidates = [found for found in (current, *self._best, self._start) if found.is_finite()]
+        if self._best and self._best[0].validated:
+            best = self._best[0]
+            if math.isfinite(self._loss_of(best) or 0.0):
+                return (
+                    f"The best finite weights are kept, those {best.origin}, with a validation "
+                    f"loss of {best.loss:.6g}."
+                ) + self._advice()
+        losses = [self._loss_of(found) for found in candidates]
+        judged = [
+            (loss, found)
+            for loss, found in zip(losses, candidates, strict=True)
+            if loss is not None and math.isfinite(loss)
+        ]
+        if judged:
+            loss, best = min(judged, key=lambda pair: pair[0])
+            outcome = (
+                f"The best finite weights are kept, those {best.origin}, with a loss of "
+                f"{loss:.6g} on the training rows."
+            )
+        elif candidates:
+            unread = None in losses
+            best = self._best[0] if unread and self._best else candidates[0]
+            outcome = f"The last finite weights are kept, those {best.origin}"
+            outcome += (
+                "; the data cannot be read again to judge them."
+                if unread
+                else (", but no weights of this training give a finite loss on all training rows.")
+            )
+        else:
+            return "No weights of this training are finite, not even those from before training."
+        self.model.set_weights(best.weights)
+        return outcome + self._advice()
+
+    def _loss_of(self, snapshot: _Snapshot) -> float | None:
+        self.model.set_weights(snapshot.weights)
+        return self._judge()
+
+    def _advice(self) -> str:
+        """What else must be known before training goes on."""
+        state = self.model.optimizer.variables
+        if all(np.isfinite(variable.numpy()).all() for variable in state):
+            return ""
+        return " The state of the optimizer is not finite: compile again before the next training."
 
 
 def all_finite(tensors: Iterable[Any]) -> tf.Tensor:
@@ -68,65 +167,26 @@ def all_finite(tensors: Iterable[Any]) -> tf.Tensor:
     return tf.math.is_finite(tf.add_n([tf.cast(part, tf.float64) for part in sums]))
 
 
-def explain_non_finite(
-    distribution: tfd.Distribution, batches: Iterator[tuple[tf.Tensor | None, tf.Tensor]]
-) -> str:
-    """Say which layer makes the first value that is not finite, on the way from data to base.
+def mean_loss(model: keras.Model, batches: Iterator[Any]) -> float | None:
+    """The mean loss of batches as Keras hands them over, with the weights that the model has.
 
-    Args:
-      distribution: what is trained.
-      batches: standardized context, or None, and events.
+    Returns:
+      NaN or infinity as soon as the loss of a batch is; `None` if there is no batch.
     """
-    for context, x in itertools.islice(batches, 50):  # A dataset may repeat without end.
-        given = distribution if context is None else distribution.given(context)
-        found = _first_bad_value(given, x) or _first_bad_gradient(given, x)
-        if found:
-            return found
-    return "It could not be found again on the data."
+    total, rows = 0.0, 0
+    for batch in itertools.islice(batches, _MAX_BATCHES):
+        inputs, weight = unpack(batch)
+        log_prob = model(inputs, training=False)
+        loss = float(model.compute_loss(inputs, None, log_prob, weight, training=False))
+        if not math.isfinite(loss):
+            return loss
+        total += loss * len(log_prob)
+        rows += len(log_prob)
+    return total / rows if rows else None
 
 
-def _first_bad_value(distribution: tfd.Distribution, x: tf.Tensor) -> str | None:
-    steps: list = []
-    base = distribution
-    if isinstance(distribution, TransformedDistributionBase):
-        steps, base = flatten_chain(distribution.bijector), distribution.distribution
-    event_ndims = distribution.event_shape.rank
-    for k, step in enumerate(steps, start=1):
-        x = tf.identity(x)  # Values from before the last update must not come from a cache.
-        inverse = step.inverse(x)
-        log_det = step.inverse_log_det_jacobian(x, event_ndims)
-        place = f"bijector {k} of {len(steps)} from the data, {step.name!r}"
-        if not _finite(inverse):
-            return f"The first layer to give {_kind(inverse)} is {place}."
-        if not _finite(log_det):
-            return f"The first layer to give {_kind(log_det)} is {place}, in its log-determinant."
-        x = inverse
-    log_prob = base.log_prob(x)
-    if not _finite(log_prob):
-        return f"The first to give {_kind(log_prob)} is the base distribution, {base.name!r}."
-    return None
-
-
-def _first_bad_gradient(distribution: tfd.Distribution, x: tf.Tensor) -> str | None:
-    variables = distribution.trainable_variables
-    with tf.GradientTape() as tape:
-        loss = -tf.reduce_mean(distribution.log_prob(x))
-    gradients = dict(zip([v.ref() for v in variables], tape.gradient(loss, variables), strict=True))
-    # The gradient runs from the base back to the data: the base's side is where it breaks first.
-    for step in reversed(flatten_chain(getattr(distribution, "bijector", None))):
-        for variable in getattr(step, "trainable_variables", ()):
-            gradient = gradients.get(variable.ref())
-            if gradient is not None and not _finite(gradient):
-                return (
-                    f"All values are finite, but not the gradient of {variable.name!r} in bijector "
-                    f"{step.name!r}."
-                )
-    return None
-
-
-def _finite(x: tf.Tensor) -> bool:
-    return bool(tf.reduce_all(tf.math.is_finite(x)))
-
-
-def _kind(x: tf.Tensor) -> str:
-    return "a NaN" if bool(tf.reduce_any(tf.math.is_nan(x))) else "an infinite value"
+def _sizes(weights: list[np.ndarray]) -> list[float]:
+    """The largest absolute value of each array of floating numbers, 0 of others."""
+    return [
+        float(np.abs(array).max(initial=0)) if array.dtype.kind == "f" else 0.0 for array in weights
+    ]

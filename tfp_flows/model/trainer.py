@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_flows.model.adam import one_operation_a_weight
+from tfp_flows.model import arguments
 from tfp_flows.model.arrays import check_numbers, is_array
 from tfp_flows.model.data import (
     arrays_of,
@@ -24,16 +23,17 @@ from tfp_flows.model.data import (
     split_off,
     unpack,
 )
-from tfp_flows.model.guard import StopOnNonFinite, all_finite
+from tfp_flows.model.execution import StepsAtATime
+from tfp_flows.model.guard import StopOnNonFinite, all_finite, mean_loss
+from tfp_flows.model.replicas import check_scope, replica_count, sum_over_replicas, update_if
 from tfp_flows.ops.internals import loss_tracker
 
 __all__ = ["MaximumLikelihood"]
 
-_CHEAP_STEP = 1e9  # Rows times parameters: on two cores, some 0.1 seconds.
-_STEPS_AT_A_TIME = 32
+_ROWS_JUDGED = 4096  # At a time.
 
 
-class MaximumLikelihood(keras.Model):
+class MaximumLikelihood(StepsAtATime):
     """A Keras model whose loss is the mean negative log-likelihood of its data, in nats.
 
     A subclass has `event_dtype`, `event_shape`, `context_shape`, `log_prob(x, context)`,
@@ -41,7 +41,9 @@ class MaximumLikelihood(keras.Model):
     `explain_non_finite(pairs)`, which says in a sentence what made the loss not finite.
     """
 
-    _chooses_steps = False
+    event_dtype: str
+    event_shape: tf.TensorShape
+    context_shape: tuple[int, ...] | None
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         """`log_prob` of `x`, or of `(context, x)`."""
@@ -49,15 +51,28 @@ class MaximumLikelihood(keras.Model):
         return self.log_prob(x, context)
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
     ) -> tf.Tensor:
-        """Mean negative log-likelihood; with the layers' losses in training."""
-        loss = -y_pred
+        """Mean negative log-likelihood; with the layers' losses in training.
+
+        On the replicas of a `tf.distribute` strategy it is this one's share: their sum is the mean
+        over the rows of all.
+        """
+        loss, replicas = -y_pred, replica_count()
         if sample_weight is not None:
             loss *= tf.reshape(tf.cast(sample_weight, loss.dtype), tf.shape(loss))
-        loss = tf.reduce_mean(loss)
+        if replicas == 1:
+            loss = tf.reduce_mean(loss)
+        else:  # Of the last rows of an epoch, one replica may have fewer, or none.
+            (rows,) = sum_over_replicas([tf.cast(tf.size(loss), loss.dtype)])
+            loss = tf.reduce_sum(loss) / rows
         if training:
-            loss += sum(tf.cast(penalty, loss.dtype) for penalty in self.losses)
+            loss += sum(tf.cast(penalty, loss.dtype) for penalty in self.losses) / replicas
         return loss
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -71,19 +86,16 @@ class MaximumLikelihood(keras.Model):
             log_prob = self(inputs, training=True)
             loss = self.compute_loss(inputs, None, log_prob, weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, weights)
         # Of many steps at a time, those after the first bad loss change nothing either.
-        numbers = [loss, loss_tracker(self).total]
+        loss, before, *gradients = sum_over_replicas(
+            [loss, loss_tracker(self).total, *tape.gradient(scaled_loss, weights)]
+        )
+        numbers = [loss, before]
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # That optimizer meets infinite gradients in its search for a scale, and skips them.
             numbers += gradients
         finite = all_finite(numbers)
-
-        def update() -> None:
-            with one_operation_a_weight(self.optimizer):
-                self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-
-        tf.cond(finite, update, lambda: None)
+        update_if(finite, self.optimizer, gradients, weights)
         loss = tf.where(finite, loss, tf.constant(np.nan, loss.dtype))
         loss_tracker(self).update_state(loss, sample_weight=tf.size(log_prob))
         return self.compute_metrics(inputs, None, log_prob, weight)
@@ -91,7 +103,11 @@ class MaximumLikelihood(keras.Model):
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """The loss of one batch, without the layers' losses."""
         inputs, weight = unpack(data)
-        return super().test_step((inputs, None, weight))
+        log_prob = self(inputs, training=False)
+        loss = self.compute_loss(inputs, None, log_prob, weight, training=False)
+        (loss,) = sum_over_replicas([loss])
+        loss_tracker(self).update_state(loss, sample_weight=tf.size(log_prob))
+        return self.compute_metrics(inputs, None, log_prob, weight)
 
     def predict_step(self, data: Any) -> tf.Tensor:
         """The log-densities of one batch."""
@@ -116,28 +132,32 @@ class MaximumLikelihood(keras.Model):
         are compiled by XLA alone, and the networks around them are faster without it.
         `steps_per_execution="auto"` runs 32 steps at a time where a step takes little work (see
         `fit`), else one.
-        """
-        self._chooses_steps = steps_per_execution == "auto"
-        self._traced: dict[int, list] = {}
-        super().compile(
-            optimizer,
-            loss=loss,
-            loss_weights=loss_weights,
-            metrics=metrics,
-            weighted_metrics=weighted_metrics,
-            run_eagerly=run_eagerly,
-            steps_per_execution=1 if self._chooses_steps else steps_per_execution,
-            jit_compile=jit_compile,
-            auto_scale_loss=auto_scale_loss,
-        )
 
-    def get_compile_config(self) -> dict | None:
+        Raises:
+          ValueError: a loss, weights of losses or metrics are given: all of them compare with
+            targets, and a density has none; or the model was made in the scope of a `tf.distribute`
+            strategy, and the optimizer was not.
+        """
+        arguments.check_compile(loss, loss_weights, metrics, weighted_metrics)
+        self._chooses_steps = steps_per_execution == "auto"
+        self._traced = {}
+        with self.distribute_strategy.scope():
+            super().compile(
+                optimizer,
+                run_eagerly=run_eagerly,
+                steps_per_execution=1 if self._chooses_steps else steps_per_execution,
+                jit_compile=jit_compile,
+                auto_scale_loss=auto_scale_loss,
+            )
+            check_scope([v.value for v in self.optimizer.variables], "`optimizer`")
+
+    def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
         if config and self._chooses_steps:
             config["steps_per_execution"] = "auto"
         return config
 
-    def compile_from_config(self, config: dict) -> None:
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.build_optimizer()
 
@@ -158,20 +178,27 @@ class MaximumLikelihood(keras.Model):
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         validation_freq: int = 1,
+        class_weight: None = None,
     ) -> keras.callbacks.History:
         """Maximize the likelihood of `x`, or of `y` given the context `x`; see `keras.Model.fit`.
 
-        If the loss turns NaN or infinite, training stops with a warning that names the first layer
-        that made it, and the best weights of the epochs before are restored.
+        If the loss turns NaN or infinite, or an update makes weights so, training stops with a
+        warning that names the first layer that made it, and the best finite weights that there were
+        at the ends of epochs, or before training, are restored.
 
         Unless `compile` was told otherwise, 32 steps at a time are run without a word to Python, if
         they are of arrays, with less than 10⁹ products of rows and parameters a step, and no
         callback asks to be called at batches: in small flows these calls take as long as the step.
 
         Raises:
-          ValueError: a value of the data is not finite; the message names row and column.
+          ValueError: a value of the data is not finite; the message names row and column. Or there
+            are no data, or nothing to train, or an argument is out of range.
         """
-        x, y = check_inputs(x, y)
+        x, y = check_inputs(*arguments.context_and_events(x, y))
+        arguments.check_fit(epochs, validation_split, class_weight)
+        arguments.check_batch_size(batch_size)
+        arguments.check_batch_size(validation_batch_size, "validation_batch_size")
+        arguments.require_rows(x)
         if sample_weight is not None:
             sample_weight = check_numbers(sample_weight, "sample_weight")
         if isinstance(validation_data, tuple | list):
@@ -189,7 +216,7 @@ class MaximumLikelihood(keras.Model):
         self._check_shapes(x, y, sample_weight)
         if isinstance(validation_data, tuple):
             self._check_shapes(*validation_data[:3])
-        guard = StopOnNonFinite(lambda: self.explain_non_finite(pairs(x, y)))
+        self._check_trainable()
         self.initialize_from(pairs(*_training_rows(x, y, validation_split)))
         self.build_optimizer()
         if isinstance(validation_data, tuple | list):
@@ -197,20 +224,24 @@ class MaximumLikelihood(keras.Model):
         packed_x, packed_y, sample_weight = pack(x, y, sample_weight)
         if isinstance(callbacks, keras.callbacks.Callback):
             callbacks = [callbacks]
-        callbacks = [guard, *(callbacks or ())]
         arrays = arrays_of(packed_x, packed_y, sample_weight)
+        training: Sequence[Any] | None = arrays
+        guard = StopOnNonFinite(
+            explain=lambda: self.explain_non_finite(pairs(x, y)),
+            judge=lambda: mean_loss(self, x if training is None else _batches(training)),
+        )
+        callbacks = [guard, *(callbacks or ())]
         if arrays is None or steps_per_epoch is not None:
             self._set_steps(1)
         else:
-            arrays, held_out = split_off(
-                arrays, validation_split if validation_data is None else 0.0
-            )
+            share = validation_split if validation_data is None else 0.0
+            training, held_out = split_off(arrays, share)
             validation_data, validation_split = held_out or validation_data, 0.0
             batch_size = batch_size or 32
             validation_batch_size = validation_batch_size or batch_size
             self._choose_steps(batch_size, validation_steps, callbacks)
             packed_x = epoch_of_batches(
-                arrays, batch_size, shuffle=bool(shuffle), dtype=self.event_dtype
+                training, batch_size, shuffle=bool(shuffle), dtype=self.event_dtype
             )
             packed_y = sample_weight = batch_size = None
         with self._floatx():
@@ -250,7 +281,9 @@ class MaximumLikelihood(keras.Model):
 
         As everywhere in Keras, weighted rows are summed and divided by their number.
         """
-        x, y = check_inputs(x, y)
+        x, y = check_inputs(*arguments.context_and_events(x, y))
+        arguments.check_batch_size(batch_size)
+        arguments.require_rows(x)
         if sample_weight is not None:
             sample_weight = check_numbers(sample_weight, "sample_weight")
         self._check_shapes(x, y, sample_weight)
@@ -280,40 +313,30 @@ class MaximumLikelihood(keras.Model):
         if hasattr(batch_size, "shape"):
             raise ValueError("`x` must be one argument: call `predict((context, x))`.")
         x, _ = check_inputs(x)
+        arguments.check_batch_size(batch_size)
         self._check_shapes(x)
+        if arguments.has_no_rows(x):
+            return np.zeros(0, self.event_dtype)
         with self._floatx():
             return super().predict(
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
             )
 
-    def _choose_steps(
-        self,
-        batch_size: int,
-        validation_steps: int | None,
-        callbacks: Sequence[keras.callbacks.Callback],
-    ) -> None:
-        """Run many steps at a time if they are light and nobody counts or watches them."""
-        parameters = sum(math.prod(weight.shape) for weight in self.trainable_weights)
-        watched = any(map(_watches_batches, callbacks[1:]))  # The first, our guard, can wait.
-        counted = validation_steps is not None or self.run_eagerly
-        heavy = batch_size * parameters > _CHEAP_STEP
-        self._set_steps(1 if watched or counted or heavy else _STEPS_AT_A_TIME)
-
-    def _set_steps(self, steps: int) -> None:
-        """Set `steps_per_execution`, unless `compile` did."""
-        if not self._chooses_steps or steps == self.steps_per_execution:
-            return
-        # They were traced for that number; back to it, they need not be traced again.
-        traced = (self.train_function, self.test_function, self.predict_function)
-        self._traced[self.steps_per_execution] = traced
-        self.steps_per_execution = steps
-        traced = self._traced.get(steps, (None, None, None))
-        self.train_function, self.test_function, self.predict_function = traced
-
     def build_optimizer(self) -> None:
         """Make the optimizer's variables now: in the training step, they have it traced twice."""
         if self.compiled and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+    def _check_trainable(self) -> None:
+        """Raise a ValueError unless there are weights to train, on all replicas."""
+        if not self.trainable_weights:
+            raise ValueError(
+                "`fit` has nothing to train: all weights are frozen. Set `trainable = True` on the "
+                "model or on a layer."
+            )
+        with self.distribute_strategy.scope():
+            check_scope([weight.value for weight in self.weights], "The model")
 
     def _check_shapes(self, x: Any, y: Any = None, sample_weight: Any = None) -> None:
         """Raise a ValueError unless arrays have the shapes of context and events."""
@@ -343,17 +366,6 @@ class MaximumLikelihood(keras.Model):
             keras.config.set_floatx(before)
 
 
-def _watches_batches(callback: keras.callbacks.Callback) -> bool:
-    """Whether it does something before or after a batch."""
-    names = ["on_batch_begin", "on_batch_end"]
-    names += [f"on_{what}_batch_{end}" for what in ("train", "test") for end in ("begin", "end")]
-    return any(
-        getattr(getattr(callback, name), "__func__", None)
-        is not getattr(keras.callbacks.Callback, name)
-        for name in names
-    )
-
-
 def _training_rows(x: Any, y: Any, validation_split: float) -> tuple[Any, Any]:
     """Arrays without the rows at their end that Keras will split off; anything else as it is."""
     if not validation_split:
@@ -364,3 +376,9 @@ def _training_rows(x: Any, y: Any, validation_split: float) -> tuple[Any, Any]:
 
     x = tuple(map(training, x)) if isinstance(x, tuple | list) else training(x)
     return x, training(y)
+
+
+def _batches(parts: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """Arrays of equally many rows in batches as Keras hands them over."""
+    for first in range(0, len(parts[0]), _ROWS_JUDGED):
+        yield tuple(np.asarray(part[first : first + _ROWS_JUDGED]) for part in parts)

@@ -18,7 +18,9 @@ def find(distribution: tfp.distributions.Distribution) -> list[tf.Variable]:
     with tf.GradientTape() as tape:
         # Makes networks that are built lazily build now.
         distribution.log_prob(tf.identity(_any_event(distribution)))
-    found = [*distribution.variables, *tape.watched_variables()]
+    # On the devices of a strategy a variable is several, of which the tape watches the first.
+    container_of = tf.distribute.get_strategy().extended.value_container
+    found = [*distribution.variables, *map(container_of, tape.watched_variables())]
     return [reference.deref() for reference in dict.fromkeys(v.ref() for v in found)]
 
 

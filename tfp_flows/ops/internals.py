@@ -7,6 +7,7 @@ which says what breaks without it. The versions that were tried are in `setup.cf
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -29,6 +30,7 @@ from tensorflow_probability.python.internal.tensor_util import convert_nonref_to
 
 __all__ = [
     "FUNCTIONAL_MODULE",
+    "BuiltModel",
     "ChainBase",
     "InvertBase",
     "TransformedDistributionBase",
@@ -36,6 +38,7 @@ __all__ = [
     "convert_nonref_to_tensor",
     "copy_attributes",
     "deferred_transform",
+    "gradients_already_summed",
     "has_tangents",
     "in_vectorized_map",
     "in_xla",
@@ -49,6 +52,7 @@ __all__ = [
     "remember_forward_log_det",
     "remember_inverse_log_det",
     "stop_recording",
+    "supports_no_merge_call",
     "tape_may_record",
 ]
 
@@ -144,6 +148,17 @@ def optimization_barrier(*tensors: tf.Tensor) -> list[tf.Tensor]:
     return _xla.optimization_barrier(*tensors)
 
 
+class BuiltModel(keras.Model):
+    """A model that has all its variables when it is constructed.
+
+    Of others, on a `tf.distribute` strategy, Keras takes the mean over the replicas of a batch to
+    build them, and fails where the rows of the batch do not divide evenly.
+    """
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """There is nothing left to build."""
+
+
 def layers_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layer and all layers inside of it, outer ones before inner ones."""
     return list(layer._flatten_layers())
@@ -158,3 +173,23 @@ def adam_slots(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[Any, An
 def loss_tracker(model: keras.Model) -> keras.metrics.Metric:
     """The metric in which `keras.Model` averages the loss of an epoch."""
     return model._loss_tracker
+
+
+@contextlib.contextmanager
+def gradients_already_summed(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """In this block, the optimizer takes gradients to be summed over all replicas before.
+
+    Keras sums them itself, but clips each replica's own first, and looks for infinite values in
+    them when it scales the loss: that is not what one device does.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer._all_reduce_sum_gradients = list
+    try:
+        yield
+    finally:
+        del optimizer._all_reduce_sum_gradients  # That of the class comes back.
+
+
+def supports_no_merge_call() -> bool:
+    """Whether replicas may update variables in branches: they need not meet in `merge_call`."""
+    return bool(tf.__internal__.distribute.strategy_supports_no_merge_call())

@@ -1,0 +1,94 @@
+"""Arguments of Keras' methods that mean nothing for a density: one clear error each."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = [
+    "check_batch_size",
+    "check_compile",
+    "check_fit",
+    "context_and_events",
+    "has_no_rows",
+    "require_rows",
+]
+
+
+def check_compile(loss: Any, loss_weights: Any, metrics: Any, weighted_metrics: Any) -> None:
+    """Raise a ValueError for what would compare predictions with targets: there are no targets."""
+    if loss is not None:
+        raise ValueError(
+            "`loss` must be None: the loss is the mean negative log-likelihood, in nats. For "
+            "another, override `compute_loss`. "
+            f"Received: loss={loss!r}"
+        )
+    if loss_weights is not None:
+        raise ValueError(
+            "`loss_weights` must be None: there is one loss. To weigh rows, give `fit` a "
+            f"`sample_weight`. Received: loss_weights={loss_weights!r}"
+        )
+    for name, value in (("metrics", metrics), ("weighted_metrics", weighted_metrics)):
+        if value:
+            raise ValueError(
+                f"`{name}` must be None: a metric of Keras compares predictions with targets, and "
+                "a density has no targets. Compute what you need of `predict`, in a callback for "
+                f"example. Received: {name}={value!r}"
+            )
+
+
+def check_fit(epochs: Any, validation_split: Any, class_weight: Any) -> None:
+    """Raise a ValueError for numbers out of range, and for weights of classes."""
+    if class_weight is not None:
+        raise ValueError(
+            "`class_weight` must be None: there are no classes. Weigh rows by `sample_weight`. "
+            f"Received: class_weight={class_weight!r}"
+        )
+    if epochs < 0:
+        raise ValueError(f"`epochs` must be 0 or more. Received: epochs={epochs!r}")
+    if not 0 <= validation_split < 1:
+        raise ValueError(
+            "`validation_split` must be a share of the rows, at least 0 and below 1. "
+            f"Received: validation_split={validation_split!r}"
+        )
+
+
+def check_batch_size(batch_size: Any, name: str = "batch_size") -> None:
+    """Raise a ValueError unless it is None or a positive integer."""
+    if batch_size is not None and (
+        isinstance(batch_size, bool)
+        or not isinstance(batch_size, numbers.Integral)
+        or batch_size < 1
+    ):
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={batch_size!r}")
+
+
+def context_and_events(x: Any, y: Any) -> tuple[Any, Any]:
+    """The arguments with events alone as the first, where the context is given as None.
+
+    Raises:
+      ValueError: neither is given.
+    """
+    if x is None and y is None:
+        raise ValueError(
+            "`x` must be data: events, or context with `y` as events, or a dataset. "
+            "Received: x=None, y=None"
+        )
+    return (y, None) if x is None else (x, y)
+
+
+def has_no_rows(x: Any) -> bool:
+    """Whether an array, arrays side by side or a dataset are known to be empty."""
+    if isinstance(x, tf.data.Dataset):
+        return bool(x.cardinality() == 0)
+    parts = x if isinstance(x, tuple | list) else [x]
+    return any(hasattr(part, "__array__") and np.shape(part)[:1] == (0,) for part in parts)
+
+
+def require_rows(x: Any) -> None:
+    """Raise a ValueError where there is no row."""
+    if has_no_rows(x):
+        raise ValueError("`x` must have one row or more. Received: data without rows")
