@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -125,6 +126,10 @@ class MaskedAutoregressive(Bijector):
                 parameters=parameters,
                 name=name,
             )
+
+    @property
+    def fixed_structure(self) -> dict[str, Any]:
+        return {"order": self.order}
 
     def _inverse_and_log_det(
         self, y: tf.Tensor, context: tf.Tensor | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
@@ -36,6 +38,14 @@ class Bijector(tfb.Bijector):
 
     context_size: int | None = None
     needs_raw_data = False  # True where data must come in their own units, not standardized before.
+
+    @property
+    def fixed_structure(self) -> dict[str, Any]:
+        """What was chosen or drawn at random once and is no weight: masks, orders, permutations.
+
+        Values are arrays, numbers or None. Weights are only loaded into a model that has the same.
+        """
+        return {}
 
     @classmethod
     def _parameter_properties(cls, dtype: tf.DType | None) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -68,6 +69,10 @@ class Permutation(Bijector):
                 parameters=parameters,
                 name=name,
             )
+
+    @property
+    def fixed_structure(self) -> dict[str, Any]:
+        return {"permutation": self.permutation}
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return self._reorder(x, self.permutation)

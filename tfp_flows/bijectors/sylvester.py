@@ -21,6 +21,7 @@ from tfp_flows.bijectors.parametric import Parametric
 from tfp_flows.bijectors.planar import MIN_SLOPE, tanh_root
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.internals import prefer_static as ps
+from tfp_flows.ops.limits import claim
 
 __all__ = ["Sylvester"]
 
@@ -89,6 +90,7 @@ class Sylvester(Parametric):
                 f"`rank` must be at most `event_size`. Received: rank={rank}, event_size={size}"
             )
         count = reflection_count(reflections, size, even=False)
+        claim(self.rank, self.rank)
         triangle = np.zeros(self.rank * (self.rank + 1) // 2)
         super().__init__(
             event_size,

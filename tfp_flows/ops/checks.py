@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfp_flows.ops.limits import check_size
+
 __all__ = ["floating", "permutation", "positive_int"]
 
 
@@ -14,6 +16,7 @@ def positive_int(value: int, name: str) -> int:
     """Return `value`; raise a ValueError that names it unless it is a positive integer."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    check_size(value)
     return value
 
 
