@@ -106,7 +106,7 @@ def test_a_unit_that_float32_cannot_hold_is_an_error(unit, plain):
     with pytest.raises(ValueError, match=r"in column 'b'.*or use float64"):
         plain.adapt(pandas.DataFrame(x, columns=["a", "b"]))
     for refuses in (bijectors.ActNorm(2), bijectors.Support(2, "real")):
-        with pytest.raises(ValueError, match="fit float32|no digit of float32"):
+        with pytest.raises(ValueError, match=r"fit float32|no digit of float32"):
             refuses.adapt(x)
 
 
@@ -214,7 +214,7 @@ def test_a_robust_scale_of_what_has_no_quartiles():
         made.adapt(classes, tied, scale="robust")
     with pytest.raises(ValueError, match="`scale` must be 'standard' for a flow whose last"):
         model(last=bijectors.Support(2, "real")).adapt(X, scale="robust")
-    with pytest.raises(ValueError, match="`scale` must be 'standard' or 'robust'.*'minmax'"):
+    with pytest.raises(ValueError, match=r"`scale` must be 'standard' or 'robust'.*'minmax'"):
         made.adapt(classes, X, scale="minmax")
 
 

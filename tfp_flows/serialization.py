@@ -9,11 +9,17 @@ Everything else, functions above all, is refused, when saving as when loading.
 A `tf.Variable` is written with its value, for a distribution may be invalid without: a scale of 0,
 a singular matrix. Weights that layers and bijectors make for themselves are not in the config.
 Objects that occur twice are written once, so that what was shared is shared again.
+
+A config of a few bytes can ask for a network that fills the memory. What is built may allocate
+`MAX_NUMBERS` numbers, or as many as `FlowModel.load` allows for the size of its file; trusted files
+may have more, by `allocation_limit`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -23,9 +29,21 @@ import tensorflow_probability as tfp
 
 from tfp_flows import bijectors, distributions
 from tfp_flows.bijectors import transformers
-from tfp_flows.ops.internals import FUNCTIONAL_MODULE, deferred_transform
+from tfp_flows.ops.internals import deferred_transform
+from tfp_flows.ops.keras_configs import check_keras
+from tfp_flows.ops.limits import allocation_limit, check_size, claim, has_limit
 
-__all__ = ["deserialize", "serialize"]
+__all__ = [
+    "MAX_NUMBERS",
+    "allocation_limit",
+    "check_keras",
+    "deserialize",
+    "limited",
+    "serialize",
+]
+
+# How many numbers what is loaded may allocate where no `allocation_limit` says: 4 GB of float32.
+MAX_NUMBERS = 2**30
 
 _HAS_PARAMETERS = (tfp.distributions.Distribution, tfp.bijectors.Bijector, tf.linalg.LinearOperator)
 _NAMESPACES = {
@@ -36,30 +54,8 @@ _NAMESPACES = {
     "tfp.bijectors": tfp.bijectors,
     "tf.linalg": tf.linalg,
 }
-_KERAS_MODULES = (
-    "keras",
-    "keras.activations",
-    "keras.constraints",
-    "keras.initializers",
-    "keras.layers",
-    "keras.models",
-    "keras.optimizers",
-    "keras.optimizers.schedules",
-    "keras.regularizers",
-    FUNCTIONAL_MODULE,
-)
-# Layers of Keras that run code or read files named in their config.
-_KERAS_REFUSED = (
-    "FlaxLayer",
-    "IntegerLookup",
-    "JaxLayer",
-    "Lambda",
-    "StringLookup",
-    "TFSMLayer",
-    "TextVectorization",
-    "TorchModuleWrapper",
-)
-_KERAS_VALUES = ("__keras_tensor__", "__numpy__", "__tensor__", "__tuple__")
+_MAX_SHARED = 10_000
+_NUMBERS_A_SIZE = 16  # An axis of some size comes with at least so many arrays, one may say.
 
 
 def serialize(obj: Any) -> Any:
@@ -80,16 +76,28 @@ def deserialize(config: Any) -> Any:
     """Build the object that `serialize` described; its variables have their initial values.
 
     Raises:
-      ValueError: the config names a class or kind that is not allowed, or is damaged.
+      ValueError: the config names a class or kind that is not allowed, is damaged, or describes
+        what would allocate more numbers than the `allocation_limit`.
     """
     try:
-        return _Reader().read(config)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        with limited():
+            return _Reader().read(config)
+    except ValueError:
+        raise
+    # What a damaged config raises depends on where it is damaged.
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"This is no config of tfp_flows, or it is damaged: {error!r}") from error
+    except (AssertionError, MemoryError, tf.errors.OpError) as error:
+        raise ValueError(f"This config describes nothing that works: {error!r}") from error
+
+
+def limited() -> contextlib.AbstractContextManager[None]:
+    """The `allocation_limit` of `MAX_NUMBERS`, unless there is one."""
+    return contextlib.nullcontext() if has_limit() else allocation_limit(MAX_NUMBERS)
 
 
 class _Writer:
-    def __init__(self):
+    def __init__(self) -> None:
         self._seen: dict[int, int] = {}
         self._alive: list[Any] = []
 
@@ -103,8 +111,8 @@ class _Writer:
             items = [self.write(item, f"{path}[{i}]") for i, item in enumerate(obj)]
             return {"kind": kind, "items": items}
         if isinstance(obj, dict):
-            items = {str(key): self.write(value, f"{path}.{key}") for key, value in obj.items()}
-            return {"kind": "dict", "items": items}
+            named = {str(key): self.write(value, f"{path}.{key}") for key, value in obj.items()}
+            return {"kind": "dict", "items": named}
         if isinstance(obj, tf.TensorShape):
             return {"kind": "tuple", "items": obj.as_list()}
         if isinstance(obj, keras.DTypePolicy):
@@ -115,7 +123,7 @@ class _Writer:
         self._alive.append(obj)  # Else an id could come to stand for another object.
         return {"id": number, **self._write_object(obj, path)}
 
-    def _write_object(self, obj: Any, path: str) -> dict:
+    def _write_object(self, obj: Any, path: str) -> dict[str, Any]:
         if isinstance(obj, tf.Variable):
             if obj.constraint is not None:
                 raise _refusal(obj.constraint, f"{path}.constraint")
@@ -162,10 +170,14 @@ class _Writer:
 
 
 class _Reader:
-    def __init__(self):
+    def __init__(self) -> None:
         self._seen: dict[int, Any] = {}
+        self._parts: dict[int, int] = {}  # How many parts each object has, those of others' too.
+        self._count = 0
+        self._shared = 0
 
     def read(self, config: Any) -> Any:
+        self._count += 1
         if config is None or isinstance(config, bool | int | float | str):
             return config
         kind = config["kind"]
@@ -179,30 +191,71 @@ class _Reader:
         if kind == "policy":
             return keras.DTypePolicy(config["name"])
         if kind == "seen":
-            return self._seen[config["id"]]
+            return self._read_shared(config["id"])
+        before = self._count + self._shared
         obj = self._seen[config["id"]] = self._read_object(kind, config)
+        self._parts[config["id"]] = self._count + self._shared - before
         return obj
 
-    def _read_object(self, kind: str, config: dict) -> Any:
+    def _read_shared(self, number: int) -> Any:
+        """An object that occurs again; chains of chains of it would soon be longer than memory."""
+        self._shared += self._parts[number]
+        if self._shared > _MAX_SHARED + 16 * self._count:
+            raise ValueError(
+                f"A config of {self._count} parts may share them {_MAX_SHARED:,} times. "
+                f"Received: {self._shared:,}"
+            )
+        return self._seen[number]
+
+    def _read_object(self, kind: str, config: dict[str, Any]) -> Any:
         if kind == "variable":
+            _check_dtype(config["dtype"])
             value = tf.reshape(tf.constant(config["values"], config["dtype"]), config["shape"])
             return tf.Variable(value, trainable=config["trainable"], name=config["name"])
         if kind == "transformed_variable":
             variable, bijector = self.read(config["input"]), self.read(config["bijector"])
             return tfp.util.DeferredTensor(variable, bijector)
         if kind == "transformer":
-            cls = _class(config["class"], transformers.Transformer)
-            return cls.from_config(self.read(config["arguments"]))
+            transformer: Any = _class(config["class"], transformers.Transformer)
+            arguments = self.read(config["arguments"])
+            for size in _sizes(arguments):  # Bins, degrees, components: loops and matrices.
+                claim(size, size)
+            return transformer.from_config(arguments)
         if kind == "object":
             cls = _class(config["class"], _HAS_PARAMETERS)
-            return cls(**{name: self.read(v) for name, v in config["arguments"].items()})
+            arguments = {name: self.read(v) for name, v in config["arguments"].items()}
+            for size in _sizes(arguments):
+                check_size(_NUMBERS_A_SIZE * size)
+            return cls(**arguments)
         if kind == "keras":
             check_keras(config["config"], ValueError, "keras")
+            for size in _sizes(config["config"]):
+                check_size(_NUMBERS_A_SIZE * size)
             return keras.saving.deserialize_keras_object(config["config"])
         if kind in ("tensor", "array"):
+            _check_dtype(config["dtype"])
             array = np.array(config["values"], config["dtype"])
             return tf.constant(array) if kind == "tensor" else array
         raise ValueError(f"A config of tfp_flows has no kind {kind!r}.")
+
+
+def _check_dtype(name: str) -> None:
+    dtype = tf.as_dtype(name)
+    if not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
+        raise ValueError(f"A config of tfp_flows holds numbers. Received: dtype={name!r}")
+
+
+def _sizes(arguments: Any) -> Iterable[int]:
+    """The integers of a config that may be sizes: of a list the largest, and no seeds."""
+    if isinstance(arguments, dict):
+        for name, value in arguments.items():
+            if name != "seed":
+                yield from _sizes(value)
+    elif isinstance(arguments, list | tuple):
+        found = [size for item in arguments for size in _sizes(item)]
+        yield from [max(found)] if found else []
+    elif isinstance(arguments, int) and not isinstance(arguments, bool):
+        yield abs(arguments)
 
 
 def _class_name(obj: Any, path: str) -> str:
@@ -233,41 +286,6 @@ def _class(name: str, base: type | tuple[type, ...]) -> type:
             "registered by `keras.saving.register_keras_serializable` before."
         )
     return cls
-
-
-def check_keras(config: Any, error: type[Exception], path: str) -> None:
-    """Raise `error` unless every class named in a Keras config is Keras' own or registered."""
-    if isinstance(config, dict):
-        # Keras writes the code of a lambda into a dictionary with this one key.
-        is_lambda = config.keys() == {"value"} and isinstance(config["value"], list | tuple)
-        if is_lambda or ("class_name" in config and not _keras_knows(config)):
-            name = "a lambda" if is_lambda else f"{config.get('module')}.{config['class_name']}"
-            name = config["config"] if name.endswith(".function") else name
-            raise error(
-                f"{path} holds {name}, which tfp_flows neither saves nor loads: use layers and "
-                "functions of Keras, or register your own by "
-                "`keras.saving.register_keras_serializable`."
-            )
-        for key, value in config.items():
-            check_keras(value, error, f"{path}.{key}")
-    elif isinstance(config, list | tuple):
-        for item in config:
-            check_keras(item, error, path)
-
-
-def _keras_knows(config: dict) -> bool:
-    """Whether what a Keras config names is Keras' own and runs no code, or is registered."""
-    name, module = config["class_name"], config.get("module")
-    if name == "function":  # Keras finds a function by its name, not by `registered_name`.
-        name, modules = config["config"], ("builtins", "keras.activations")
-        if keras.saving.get_registered_object(name) is not None:
-            return True
-        return module in modules and hasattr(keras.activations, name)
-    if name.startswith("__"):
-        return name in _KERAS_VALUES
-    if keras.saving.get_registered_object(config.get("registered_name")) is not None:
-        return name not in _KERAS_REFUSED
-    return module in _KERAS_MODULES and name not in _KERAS_REFUSED
 
 
 def _is_numpy_type(obj: Any) -> bool:

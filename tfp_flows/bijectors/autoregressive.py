@@ -130,6 +130,10 @@ class MaskedAutoregressive(Bijector):
         """Whether the transformer is monotone, as all are that are not circular."""
         return self.transformer.is_monotone
 
+    @property
+    def fixed_structure(self) -> dict[str, Any]:
+        return {"order": self.order}
+
     def _inverse_and_log_det(
         self, y: tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:

@@ -121,6 +121,14 @@ class Bijector(Copyable, tfb.Bijector, metaclass=_Construction):
     def _arguments(self) -> dict[str, Any]:
         return self.get_config()
 
+    @property
+    def fixed_structure(self) -> dict[str, Any]:
+        """What was chosen or drawn at random once and is no weight: masks, orders, permutations.
+
+        Values are arrays, numbers or None. Weights are only loaded into a model that has the same.
+        """
+        return {}
+
     @classmethod
     def _parameter_properties(cls, dtype: tf.DType | None) -> dict[str, Any]:
         return {}

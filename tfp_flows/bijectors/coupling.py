@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -134,6 +135,10 @@ class Coupling(Bijector):
     def is_monotone(self) -> bool:
         """Whether the transformer is monotone, as all are that are not circular."""
         return self.transformer.is_monotone
+
+    @property
+    def fixed_structure(self) -> dict[str, Any]:
+        return {"mask": self.mask}
 
     def _forward_and_log_det(
         self, x: tf.Tensor, context: tf.Tensor | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,6 +24,7 @@ from tfp_flows.bijectors.transformers.base import Pair, check_positive
 from tfp_flows.ops.checks import permutation as order_of
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.columns import constant_columns
+from tfp_flows.ops.limits import claim
 
 __all__ = ["LU", "QR", "Triangular"]
 
@@ -94,6 +96,7 @@ class LU(Parametric):
                 permutation, size, "permutation", seed
             )
         self.permutation = None if permutation is None else np.array(permutation)
+        claim(size, size)
         super().__init__(
             event_size,
             [np.zeros([size, size]), np.zeros(size)],
@@ -118,6 +121,10 @@ class LU(Parametric):
             y = tf.gather(y, np.argsort(self.permutation), axis=-1)
         y = solve_triangular(lower, y, lower=True)
         return solve_triangular(upper, y, lower=False), -log_det
+
+    @property
+    def fixed_structure(self) -> dict[str, Any]:
+        return {"permutation": self.permutation}
 
     def adapt(self, y: np.ndarray | tf.Tensor) -> None:
         """Whiten: `inverse(y)` gets mean 0 and covariance 1, as far as the diagonal's bound allows.
@@ -194,6 +201,7 @@ class Triangular(Parametric):
         if not isinstance(lower, bool):
             raise TypeError(f"`lower` must be True or False. Received: lower={lower!r}")
         self.lower = lower
+        claim(size, size)
         self.max_log_scale = max_log_scale
         check_positive(self, "max_log_scale")
         super().__init__(
@@ -271,6 +279,7 @@ class QR(Parametric):
         self.max_log_scale = max_log_scale
         check_positive(self, "max_log_scale")
         pairs = reflection_count(reflections, size, even=True) // 2
+        claim(size, size)
         vectors = np.repeat(reflection_vectors(pairs, size, seed), 2, axis=0)
         super().__init__(
             event_size,

@@ -18,6 +18,7 @@ from tfp_flows.bijectors.matrices import (
 from tfp_flows.bijectors.parametric import Parametric
 from tfp_flows.bijectors.transformers.base import Pair
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.limits import claim
 
 __all__ = ["Householder", "Rotation"]
 
@@ -147,6 +148,7 @@ class Rotation(Parametric):
     ):
         parameters = dict(locals())
         size = _at_least_two(event_size)
+        claim(size, size)
         super().__init__(
             event_size,
             [np.zeros(size * (size - 1) // 2)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -66,6 +67,10 @@ class Permutation(Bijector):
         self.permutation = np.array(permutation)
         self._restore = np.argsort(permutation)
         super().__init__(is_constant_jacobian=True, parameters=parameters)
+
+    @property
+    def fixed_structure(self) -> dict[str, Any]:
+        return {"permutation": self.permutation}
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return self._reorder(x, self.permutation)

@@ -22,6 +22,7 @@ from tfp_flows.bijectors.planar import MIN_SLOPE, tanh_root
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.implicit import implicit_root
 from tfp_flows.ops.internals import prefer_static as ps
+from tfp_flows.ops.limits import claim
 
 __all__ = ["Sylvester"]
 
@@ -93,6 +94,7 @@ class Sylvester(Parametric):
                 f"`rank` must be at most `event_size`. Received: rank={rank}, event_size={size}"
             )
         count = reflection_count(reflections, size, even=False)
+        claim(self.rank, self.rank)
         triangle = np.zeros(self.rank * (self.rank + 1) // 2)
         super().__init__(
             event_size,

@@ -15,6 +15,7 @@ from tfp_flows.bijectors.base import mark_missing
 from tfp_flows.distributions.conditional import Conditional
 from tfp_flows.networks import Parameters
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.limits import claim
 
 __all__ = ["COMPONENT_SCALE", "ConditionalMixture", "diagonal_mixture", "spread_means"]
 
@@ -130,5 +131,6 @@ def spread_means(event_size: int, components: int, seed: int | None) -> np.ndarr
     They are not among the weights of a `ConditionalMixture`, so they come from NumPy's legacy
     generator, whose stream is the same in every version.
     """
+    claim(components, 1 + 2 * event_size)
     spread = np.random.RandomState(seed or 0).standard_normal((components, event_size))
     return np.sqrt(1 - COMPONENT_SCALE**2) * spread

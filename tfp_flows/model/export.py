@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Any
+
 import keras
 import tensorflow as tf
+
+from tfp_flows.model.saving import check_folder
+from tfp_flows.ops.files import atomic_write
 
 __all__ = ["export"]
 
 
-def export(model: keras.Model, path: str) -> None:
+_PARTS = {"assets", "assets.extra", "fingerprint.pb", "saved_model.pb", "variables"}
+
+
+def export(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """Save a FlowModel's `log_prob` and `sample` as functions and signatures of a SavedModel."""
+    check_folder(path, _PARTS)
     dtype = model.event_dtype
     x = tf.TensorSpec([None, *model.distribution.event_shape], dtype, name="x")
     n = tf.TensorSpec([], tf.int32, name="n")
@@ -28,12 +39,12 @@ def export(model: keras.Model, path: str) -> None:
         "log_prob": _named(module.log_prob, "log_prob"),
         "sample": _named(module.sample, "x"),
     }
-    tf.saved_model.save(module, path, signatures)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as folder:
+        tf.saved_model.save(module, str(folder), signatures)
 
 
-def _named(
-    function: tf.types.experimental.GenericFunction, output: str
-) -> tf.types.experimental.GenericFunction:
+def _named(function: tf.types.experimental.GenericFunction, output: str) -> Any:
     """The function with a dictionary as its result, so that the signature's output has a name."""
     spec = function.input_signature
     return tf.function(lambda *inputs: {output: function(*inputs)}, spec)

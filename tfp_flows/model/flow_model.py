@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -22,14 +20,15 @@ from tfp_flows.model.arrays import check_numbers
 from tfp_flows.model.data import check_finite, check_inputs, check_rows, collect
 from tfp_flows.model.diagnosis import explain_non_finite
 from tfp_flows.model.replicas import check_scope
+from tfp_flows.model.saving import SavableModel
 from tfp_flows.model.standardizer import Standardizer
 from tfp_flows.model.ties import warn_of_ties
-from tfp_flows.model.trainer import MaximumLikelihood
 from tfp_flows.networks import Conditioner, Embedding
 from tfp_flows.ops.capabilities import context_size_of
 from tfp_flows.ops.checks import check_context
 from tfp_flows.ops.columns import check_varies, constant_columns
 from tfp_flows.ops.internals import layers_of
+from tfp_flows.ops.limits import claim
 from tfp_flows.ops.seeds import stateless_seed
 from tfp_flows.ops.xla import without_xla
 
@@ -39,7 +38,7 @@ _FAR_OUT = 10.0  # Robust deviations.
 
 
 @keras.saving.register_keras_serializable("tfp_flows")
-class FlowModel(MaximumLikelihood):
+class FlowModel(SavableModel):
     """Train, evaluate and save a distribution with `keras.Model`'s methods, by maximum likelihood.
 
     The loss is the mean negative log-likelihood in nats, plus the regularization losses of the
@@ -121,6 +120,7 @@ class FlowModel(MaximumLikelihood):
         self.context_size = context_size_of(distribution)
         self.context_shape = context_shape_of(distribution)
         owned = {v.value.ref() for layer in self.conditioners for v in layer.variables}
+        claim(16, *self.event_shape)
         given = distribution
         if self.context_size is not None:
             given = distribution.given(tf.zeros(self.context_shape))
@@ -292,13 +292,14 @@ class FlowModel(MaximumLikelihood):
     def from_config(cls, config: dict[str, Any]) -> FlowModel:
         # Conditioners follow the global policy: for a while, let it be the one they were made by.
         before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(config["policy"])
         try:
-            model = cls(
-                serialization.deserialize(config["distribution"]),
-                memory=config.get("memory", "ordinary"),  # Older files do not say.
-                name=config["name"],
-            )
+            keras.config.set_dtype_policy(config["policy"])
+            with serialization.limited():
+                model = cls(
+                    serialization.deserialize(config["distribution"]),
+                    memory=config.get("memory", "ordinary"),  # Older files do not say.
+                    name=config["name"],
+                )
         finally:
             keras.config.set_dtype_policy(before)
         # Layers come before their sublayers, whose flags they overwrite.
@@ -315,53 +316,19 @@ class FlowModel(MaximumLikelihood):
         serialization.check_keras(config, ValueError, "The compile config")
         super().compile_from_config(config)
 
-    def save(
-        self, filepath: str | Path, overwrite: bool = True, zipped: bool | None = None
-    ) -> None:
-        """Write architecture, weights and optimizer state to a `.keras` file.
-
-        Raises:
-          TypeError: a part is of a class that loading would refuse; the message says where it is.
-        """
-        keras.saving.serialize_keras_object(self)  # A refusal must not cost an older file.
-        super().save(filepath, overwrite=overwrite, zipped=zipped)
-
-    def load_weights(self, filepath: str | Path, skip_mismatch: bool = False) -> None:
-        """Read what `save_weights` wrote, the optimizer's state too if the model is compiled."""
-        self.build_optimizer()  # Keras leaves out an optimizer that has no variables yet.
-        super().load_weights(filepath, skip_mismatch=skip_mismatch)
-
-    @classmethod
-    def load(cls, path: str | Path) -> FlowModel:
-        """Load what `save` wrote; like `keras.saving.load_model`, with plainer errors.
-
-        Raises:
-          FileNotFoundError: there is no such file.
-          ValueError: the file is truncated, damaged, or holds something else than a FlowModel.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {str(path)!r}.")
-        try:
-            with zipfile.ZipFile(path) as archive:
-                config = json.loads(archive.read("config.json"))
-            name = config["registered_name"] or config["class_name"]
-            saved = keras.saving.get_registered_object(name)
-            if not (isinstance(saved, type) and issubclass(saved, cls)):
-                raise ValueError(f"it holds a {name}.")  # Keras would build whatever it is.
-            return keras.saving.load_model(path)
-        except Exception as error:  # What a damaged file raises depends on where it is damaged.
-            raise ValueError(f"{str(path)!r} is no saved FlowModel: {error}") from error
-
-    def export(self, filepath: str | Path) -> None:
+    def export(self, filepath: str | os.PathLike[str]) -> None:
         """Write a SavedModel that works where this package is not installed.
 
         It has the functions and signatures `log_prob` and `sample`, in data units:
         `log_prob(x)`, `log_prob(x, context)`, `sample(n)` and `sample(n, context)`, with `n` an
-        int32 scalar; see `tf.saved_model.load`.
+        int32 scalar; see `tf.saved_model.load`. An older export in that folder is replaced as a
+        whole.
+
+        Raises:
+          ValueError: `filepath` is a folder that has something else in it.
         """
         with without_xla():  # TensorFlow Serving, for one, has no XLA.
-            export.export(self, str(filepath))
+            export.export(self, filepath)
 
 
 def _check_distribution(distribution: tfd.Distribution) -> None:

@@ -43,8 +43,8 @@ class Standardizer(keras.layers.Layer):
       shape: shape of one event or context, of any rank.
       dtype: floating dtype of what is standardized.
       name: name of the layer.
-      may_be_constant: whether `adapt` takes constant columns, as of a context; they are shifted, and
-        keep scale 1.
+      may_be_constant: whether `adapt` takes constant columns, as of a context; they are shifted,
+        and keep scale 1.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfp_flows.ops.internals import prefer_static as ps
+from tfp_flows.ops.limits import claim
 
 __all__ = ["Embedding"]
 
@@ -55,6 +56,7 @@ class Embedding(tf.Module):
         self.context_shape = tuple(context_shape)
         self.context_size = context_size
         self._dtype = dtype
+        claim(*self.context_shape)
         returned = layer(tf.zeros([1, *self.context_shape], dtype)).shape
         if returned != (1, context_size):
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 from tfp_flows.networks.mlp import dense_initializer, without_trainable
 from tfp_flows.networks.periodic import waves
 from tfp_flows.ops.checks import permutation, positive_int
+from tfp_flows.ops.limits import claim
 
 __all__ = ["MADE"]
 
@@ -114,6 +116,13 @@ class MADE(keras.layers.Layer):
                 f"Received: hidden_units={self.hidden_units}",
                 stacklevel=2,
             )
+        sizes = [
+            event_size * (2 * self.harmonics or 1) + (context_size or 0),
+            *self.hidden_units,
+            event_size * parameter_count,
+        ]
+        for below, above in itertools.pairwise(sizes):
+            claim(below, above)
         column_degrees = np.tile(self.column_degrees, 2 * self.harmonics or 1)
         context_degrees = np.full(context_size or 0, -1)
         degrees = [np.concatenate([column_degrees, context_degrees]), *self.hidden_degrees]
@@ -121,6 +130,10 @@ class MADE(keras.layers.Layer):
         self._masks = [mask.astype("float32") for mask in masks]
         output_mask = degrees[-1][:, None] < self.column_degrees  # All 0 without hidden units.
         self._output_mask = np.tile(output_mask, (1, parameter_count)).astype("float32")
+
+    @property
+    def fixed_structure(self) -> dict[str, Any]:
+        return {"order": self.order, "passes": self.passes}
 
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         self._weights_of = []

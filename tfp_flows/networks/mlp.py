@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.limits import claim
 from tfp_flows.ops.seeds import derived_seed
 
 __all__ = ["MLP", "ResidualMLP"]
@@ -141,6 +142,7 @@ class ResidualMLP(keras.layers.Layer):
         super().__init__(dtype=dtype, name=name)
         self.units = positive_int(units, "units")
         self.blocks = positive_int(blocks, "blocks")
+        claim(2 * blocks, units, units)
         self.activation = keras.activations.get(activation)
         self.seed = seed
         self._dense = [

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfp_flows.ops.limits import check_size
+
 __all__ = ["as_real", "check_context", "floating", "permutation", "positive_int"]
 
 
@@ -15,6 +17,7 @@ def positive_int(value: int, name: str) -> int:
     """Return `value`; raise a ValueError that names it unless it is a positive integer."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    check_size(value)
     return value
 
 

@@ -1,4 +1,4 @@
-"""Columns of data in NumPy: where they lie, how wide they are, and whether a dtype can hold them."""
+"""Columns of data, in NumPy: where they lie, how wide they are, whether a dtype can hold them."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def find_outlier(data: np.ndarray) -> Outlier | None:
     """The value farthest out in the first column whose bulk a few values squeeze, if there is one.
 
     The deviation of such a column is more than 30 times what a normal distribution would have whose
-    middle 90 % lie where those of the column do. Long tails alone do not come to that: a Student's t
-    of two degrees of freedom, or a lognormal of deviation 2, comes to less than 10.
+    middle 90 % lie where those of the column do. Long tails alone do not come to that: a Student's
+    t of two degrees of freedom, or a lognormal of deviation 2, comes to less than 10.
     """
     data = np.asarray(data, "float64")
     columns = data.reshape(len(data), math.prod(data.shape[1:]))

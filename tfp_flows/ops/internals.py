@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
+from keras.src.backend.common import global_state as _global_state
 from tensorflow.compiler.tf2xla.python import xla as _xla
 from tensorflow.python.eager import forwardprop_util as _forwardprop_util
 from tensorflow.python.eager import record as _record
@@ -44,6 +45,7 @@ __all__ = [
     "in_xla",
     "is_injective",
     "is_ref",
+    "keep_uninitialized_variables",
     "knows_whether_increasing",
     "layers_of",
     "loss_tracker",
@@ -162,6 +164,22 @@ class BuiltModel(keras.Model):
 def layers_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layer and all layers inside of it, outer ones before inner ones."""
     return list(layer._flatten_layers())
+
+
+@contextlib.contextmanager
+def keep_uninitialized_variables() -> Iterator[None]:
+    """If this block raises, drop the variables that Keras would have initialized later.
+
+    It keeps a list of those that layers made in a symbolic call, for whoever builds the next layer.
+    One that cannot be initialized would stay in it, and no layer could be built any more.
+    """
+    name = "uninitialized_variables"
+    before = list(_global_state.get_global_attribute(name) or [])
+    try:
+        yield
+    except BaseException:
+        _global_state.set_global_attribute(name, before)
+        raise
 
 
 def adam_slots(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[Any, Any]:

@@ -1,0 +1,279 @@
+"""Files of models: written whole or not at all, compared before they are loaded, and bounded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+
+from tfp_flows import serialization
+from tfp_flows.model.trainer import MaximumLikelihood
+from tfp_flows.ops.files import atomic_write
+from tfp_flows.ops.internals import layers_of
+
+__all__ = ["SavableModel", "check_folder"]
+
+_STRUCTURE = "structure"  # Its name in files of weights.
+_STRUCTURE_VERSION = 1  # To be raised when `_structure_of` comes to list other parts.
+_SMALL = 2**26  # Bytes in a file, numbers in a model: what is always allowed.
+_MOST_COMPRESSED = 100
+_PARTS = {"metadata.json", "config.json", "model.weights.h5", "assets"}
+
+
+class SavableModel(MaximumLikelihood):
+    """A `MaximumLikelihood` that is saved with its architecture and its fixed structure.
+
+    A subclass has `distribution` and `conditioners`, and `get_config` and `from_config`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._structure_state = _StructureState(self)  # For `tf.train.Checkpoint`.
+
+    def save(
+        self,
+        filepath: str | os.PathLike[str],
+        overwrite: bool = True,
+        zipped: bool | None = None,
+    ) -> None:
+        """Write architecture, weights and optimizer state to a `.keras` file.
+
+        The file takes the place of an older one when it is whole: what cuts a save leaves that.
+
+        Args:
+          filepath: a path that ends in `.keras`; of a folder, with `zipped=False`, another one.
+          overwrite: whether to replace an older file.
+          zipped: `False` for a folder with the parts of the file in it.
+
+        Raises:
+          TypeError: a part is of a class that loading would refuse; the message says where it is.
+          ValueError: `filepath` ends in something else, or is a folder with other things in it.
+          FileExistsError: the file exists, and `overwrite` is false.
+          OSError: the file cannot be written.
+        """
+        path = os.fspath(filepath)
+        if not path.startswith("hf://") and path.endswith(".keras") == (zipped is False):
+            raise ValueError(
+                "`filepath` must end in '.keras', or in another way with zipped=False, for a "
+                "folder; see `save_weights` for the weights alone and `export` for a SavedModel. "
+                f"Received: filepath={path!r}"
+            )
+        keras.saving.serialize_keras_object(self)  # A refusal must not cost an older file.
+        if "://" in path:
+            super().save(path, overwrite=overwrite, zipped=zipped)
+            return
+        check_folder(path, _PARTS)
+        with atomic_write(path, overwrite=overwrite) as part:
+            super().save(part, zipped=zipped)
+
+    def save_weights(
+        self,
+        filepath: str | os.PathLike[str],
+        overwrite: bool = True,
+        max_shard_size: float | None = None,
+    ) -> None:
+        """Write the weights, and the optimizer's state, to a `.weights.h5` file, whole or not.
+
+        With `max_shard_size` (in GB) they are spread over files, each of which is whole.
+
+        Raises:
+          ValueError: `filepath` does not end in `.weights.h5`.
+          FileExistsError: the file exists, and `overwrite` is false.
+          OSError: the file cannot be written.
+        """
+        path = os.fspath(filepath)
+        if max_shard_size is None and not path.endswith(".weights.h5"):
+            raise ValueError(f"`filepath` must end in '.weights.h5'. Received: filepath={path!r}")
+        if "://" in path:
+            super().save_weights(path, overwrite=overwrite, max_shard_size=max_shard_size)
+        elif max_shard_size is None:
+            with atomic_write(path, overwrite=overwrite) as part:
+                super().save_weights(part)
+        else:
+            self._save_shards(Path(path), overwrite, max_shard_size)
+
+    def _save_shards(self, path: Path, overwrite: bool, max_shard_size: float) -> None:
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{str(path)!r} exists, and `overwrite` is false.")
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as folder:
+            super().save_weights(Path(folder, path.name), max_shard_size=max_shard_size)
+            # The index that names the others comes last.
+            for shard in sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".json"):
+                with atomic_write(path.with_name(shard.name)) as part:
+                    os.replace(shard, part)
+
+    def load_weights(
+        self, filepath: str | os.PathLike[str], skip_mismatch: bool = False, **options: Any
+    ) -> None:
+        """Read what `save_weights` wrote, the optimizer's state too if the model is compiled.
+
+        Raises:
+          ValueError: the weights are of another architecture, or of other masks, orders or
+            permutations, as another seed makes them; or the file is damaged. The weights are then
+            as before.
+        """
+        self.build_optimizer()  # Keras leaves out an optimizer that has no variables yet.
+        state = [*self.variables, *(self.optimizer.variables if self.compiled else ())]
+        before = [variable.numpy() for variable in state]
+        try:
+            super().load_weights(filepath, skip_mismatch=skip_mismatch, **options)
+        except BaseException:
+            for variable, value in zip(state, before, strict=True):
+                variable.assign(value)
+            raise
+
+    def save_own_variables(self, store: Any) -> None:
+        """Add the fixed structure to the weights of the model itself, as hashes of its parts."""
+        super().save_own_variables(store)
+        if hashes := self.structure_hashes():
+            store[_STRUCTURE] = np.array([list(part) for part in hashes], "uint8")
+
+    def load_own_variables(self, store: Any) -> None:
+        """Compare the fixed structure, if the file has it, and load the model's own weights.
+
+        Raises:
+          ValueError: the structure is another one.
+        """
+        values = {name: store[name] for name in list(store.keys())}  # It has no `items`.
+        saved = values.pop(_STRUCTURE, None)  # Older files have none.
+        if saved is not None:
+            self.check_structure([bytes(row) for row in np.asarray(saved, "uint8")])
+        super().load_own_variables(values)
+
+    def _structure(self) -> dict[str, Any]:
+        """What is fixed in every part that has something fixed, by a name for the part."""
+        modules = (self.distribution, *self.distribution.submodules)
+        layers = (layer for conditioner in self.conditioners for layer in layers_of(conditioner))
+        found = [(part, _structure_of(part)) for part in (*modules, *layers)]
+        return {f"{i}: {part.name}": fixed for i, (part, fixed) in enumerate(found) if fixed}
+
+    def structure_hashes(self) -> list[bytes]:
+        """What tells the fixed structure of one model from that of another, for every part."""
+        return [_hash(fixed) for fixed in self._structure().values()]
+
+    def check_structure(self, saved: list[bytes]) -> None:
+        """Raise a ValueError unless these are the model's own `structure_hashes`."""
+        structure = self._structure()
+        if len(saved) != len(structure):
+            raise ValueError(
+                f"The weights must be of a model with {len(structure)} parts that have masks, "
+                f"orders or permutations. Received: weights of one with {len(saved)}"
+            )
+        for (name, fixed), digest in zip(structure.items(), saved, strict=True):
+            # Versions are compared by the last byte: what another one wrote says nothing.
+            if digest[-1] == _STRUCTURE_VERSION and digest != _hash(fixed):
+                raise ValueError(
+                    f"The weights must be of a model with the same {' and '.join(fixed)} in "
+                    f"{name.partition(': ')[2]!r}, as the same seed makes it. Received: weights of "
+                    "another, which would give another density"
+                )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, max_numbers: int | None = None) -> SavableModel:
+        """Load what `save` wrote; like `keras.saving.load_model`, with plainer errors.
+
+        A file cannot make the memory overflow: before variables are made, their number is compared
+        with the size of the file.
+
+        Args:
+          path: a `.keras` file.
+          max_numbers: how many numbers the model may allocate while it is built; by default, as
+            many as the file has bytes, which is four times what it needs, and at least 2²⁶.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          ValueError: the file is truncated, damaged, compressed beyond reason, holds something
+            else than a FlowModel, or describes one that needs more than `max_numbers`.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {str(path)!r}.")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                size = sum(map(_checked_size, archive.infolist()))
+                config = json.loads(archive.read("config.json"))
+                with archive.open("model.weights.h5") as weights:
+                    _check_weights(weights, size)
+            name = config["registered_name"] or config["class_name"]
+            saved = keras.saving.get_registered_object(name)
+            if not (isinstance(saved, type) and issubclass(saved, cls)):
+                raise ValueError(f"it holds a {name}.")  # Keras would build whatever it is.
+            with serialization.allocation_limit(max_numbers or max(size, _SMALL)):
+                return keras.saving.load_model(path)
+        except Exception as error:  # What a damaged file raises depends on where it is damaged.
+            raise ValueError(f"{str(path)!r} is no saved FlowModel: {error}") from error
+
+
+class _StructureState(tf.train.experimental.PythonState):
+    """The fixed structure in a `tf.train.Checkpoint`, which is compared when it is restored."""
+
+    def __init__(self, model: SavableModel) -> None:
+        self._model = model
+
+    def serialize(self) -> str:
+        return b"".join(self._model.structure_hashes()).hex()
+
+    def deserialize(self, string_value: bytes | str) -> None:
+        text = string_value if isinstance(string_value, str) else string_value.decode()
+        saved = bytes.fromhex(text)
+        self._model.check_structure([saved[i : i + 16] for i in range(0, len(saved), 16)])
+
+
+def check_folder(path: str | os.PathLike[str], parts: Iterable[str]) -> None:
+    """Raise a ValueError if `path` is a folder with other things in it than what is written there.
+
+    It will be replaced as a whole.
+    """
+    others = sorted(set(os.listdir(path)) - set(parts)) if os.path.isdir(path) else []
+    if others:
+        raise ValueError(
+            "`filepath` must be new, or an older model to be replaced. Received: "
+            f"filepath={os.fspath(path)!r}, a folder that has {others[0]!r} in it"
+        )
+
+
+def _structure_of(part: Any) -> Mapping[str, Any]:
+    """What the part says is fixed in it. TFP's permutation cannot say, and may be random too."""
+    if isinstance(part, tfb.Permute):
+        return {"permutation": part.permutation}
+    return getattr(part, "fixed_structure", {})
+
+
+def _hash(fixed: Mapping[str, Any]) -> bytes:
+    text = json.dumps({name: np.asarray(value).tolist() for name, value in fixed.items()})
+    return hashlib.sha256(text.encode()).digest()[:15] + bytes([_STRUCTURE_VERSION])
+
+
+def _checked_size(entry: zipfile.ZipInfo) -> int:
+    """The size of an entry of an archive; a ValueError if little would unpack to very much."""
+    if entry.file_size > max(_SMALL, _MOST_COMPRESSED * entry.compress_size):
+        raise ValueError(
+            f"{entry.filename!r} would unpack from {entry.compress_size:,} to "
+            f"{entry.file_size:,} bytes."
+        )
+    return entry.file_size
+
+
+def _check_weights(file: Any, size: int) -> None:
+    """Raise a ValueError if the arrays of a file of weights are much larger than the file."""
+    total = 0
+
+    def add(_: str, item: Any) -> None:
+        nonlocal total
+        total += item.nbytes if isinstance(item, h5py.Dataset) else 0
+
+    with h5py.File(file, "r") as weights:
+        weights.visititems(add)
+    if total > max(_SMALL, _MOST_COMPRESSED * size):
+        raise ValueError(f"{size:,} bytes would unpack to weights of {total:,} bytes.")
