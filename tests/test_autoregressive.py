@@ -95,12 +95,12 @@ def test_solve_gives_the_numbers_of_all_passes(name):
             np.testing.assert_allclose(one, other, atol=1e-11)
 
 
-def test_solve_is_not_a_matter_of_how_many_steps_a_turn_takes(monkeypatch):
+def test_solve_is_not_a_matter_of_how_many_degrees_an_iteration_takes(monkeypatch):
     made = random_made(t.Affine(), **MADES["long"])
     x, _ = events(made)
     expected = solve(made, t.Affine().forward, x)
-    for steps in (1, 2, 7, 50):
-        monkeypatch.setattr("tfp_flows.networks.made_solve._STEPS_A_TURN", steps)
+    for degrees in (1, 2, 7, 50):
+        monkeypatch.setattr("tfp_flows.networks.made_solve._DEGREES_PER_ITERATION", degrees)
         for found, one in zip(solve(made, t.Affine().forward, x), expected, strict=True):
             np.testing.assert_allclose(found, one, atol=1e-12)
 
