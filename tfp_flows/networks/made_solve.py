@@ -183,8 +183,7 @@ def _loop(
         values, *features = [tf.concat(parts, 0) for parts in new]
         results = (values, tf.concat(log_dets, 0), *features)
         return i + 1, *(
-            tf.tensor_scatter_nd_update(buffer, [[i]], result[None])
-            for buffer, result in zip(computed, results, strict=True)
+            _set_row(buffer, i, result) for buffer, result in zip(computed, results, strict=True)
         )
 
     columns = tf.zeros(ps.stack([groups, per_group * block, batch]), x.dtype)
@@ -219,6 +218,22 @@ def _grouped_kernel(kernel: tf.Tensor, degrees: int, per_group: int) -> tuple[tf
     whole = _grouped(whole, degrees, per_group)
     own = tf.reshape(whole, [groups, -1, groups, width])
     return whole, tf.gather(own, tf.range(groups), axis=2, batch_dims=1)
+
+
+def _set_row(buffer: tf.Tensor, i: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+    """The buffer with another row `i`."""
+
+    @tf.custom_gradient
+    def changed(
+        buffer: tf.Tensor, row: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+        def gradient(g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            # Dense: through TensorFlow's, there are no derivatives forward over reverse.
+            return _set_row(g, i, tf.zeros_like(g[i])), g[i]
+
+        return tf.tensor_scatter_nd_update(buffer, [[i]], row[None]), gradient
+
+    return changed(buffer, row)
 
 
 def _add_product(total: tf.Tensor, kernel: tf.Tensor, parts: list[tf.Tensor]) -> tf.Tensor:
@@ -270,10 +285,9 @@ def _unsorted(
     made: MADE, y: tf.Tensor, log_det: tf.Tensor, batch: int | tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`(blocks, block, batch)` in order to `(batch, columns)` as they come."""
-    places = np.argsort(made.order)
-    size = made.event_size
+    places, shape = np.argsort(made.order), [made.blocks * made.block_size, batch]
     y, log_det = (
-        tf.transpose(permute_features(tf.reshape(part, [-1, batch])[:size], places))
+        tf.transpose(permute_features(tf.reshape(part, shape)[: made.event_size], places))
         for part in (y, log_det)
     )
     return y, log_det
