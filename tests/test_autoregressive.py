@@ -96,8 +96,8 @@ def test_solve_gives_the_numbers_of_all_passes(name):
 
 
 @pytest.mark.parametrize("event_size", range(1, 9))
-def test_solve_takes_any_number_of_steps(event_size):
-    """Less than one turn of its loop, one, two, and all remainders."""
+def test_solve_takes_any_number_of_columns(event_size):
+    """Less than one iteration of its loop, one, two, and all remainders."""
     made = random_made(t.Affine(), event_size=event_size)
     x, _ = events(made)
     expected = solve_by_passes(made, t.Affine().forward, x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -40,7 +40,9 @@ class _ParameterNetwork(keras.layers.Layer):
 
 
 @tf.custom_gradient
-def _transposed_dense(features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tuple:
+def _transposed_dense(
+    features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
     """`(features @ kernel + bias)ᵀ`."""
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

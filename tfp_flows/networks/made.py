@@ -166,7 +166,7 @@ class MADE(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         *hidden_weights, (output_kernel, output_bias) = self.masked_weights()
-        outputs = []
+        outputs: list[tf.Tensor] = []
         hidden = inputs
         if self.harmonics:
             hidden = waves(inputs, self.event_size, self.harmonics)
@@ -184,7 +184,7 @@ class MADE(keras.layers.Layer):
         """Whether a hidden layer is added to the one two before it."""
         return self.residual and layer >= 2 and layer % 2 == 0
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "event_size": self.event_size,
@@ -200,7 +200,7 @@ class MADE(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> MADE:
+    def from_config(cls, config: dict[str, Any]) -> MADE:
         return without_trainable(cls, config)
 
 

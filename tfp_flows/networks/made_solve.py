@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.networks.made import MADE
+from tfp_flows.ops.feature_major import permute_features, pick_rows
 from tfp_flows.ops.internals import in_xla
 from tfp_flows.ops.internals import prefer_static as ps
 from tfp_flows.ops.xla import call_compiled
@@ -57,7 +58,7 @@ def solve(
     """
     size, block, count = made.event_size, made.block_size, made.parameter_count
     batch = ps.shape(x)[0]
-    values = tf.gather(tf.transpose(x), made.order)
+    values = permute_features(tf.transpose(x), made.order)
     values = tf.pad(values, [[0, made.blocks * block - size], [0, 0]])
     values = tf.reshape(values, [made.blocks, block, batch])
     *hidden, output = _sorted_layers(made)
@@ -182,8 +183,7 @@ def _loop(
         values, *features = [tf.concat(parts, 0) for parts in new]
         results = (values, tf.concat(log_dets, 0), *features)
         return i + 1, *(
-            tf.tensor_scatter_nd_update(buffer, [[i]], result[None])
-            for buffer, result in zip(computed, results, strict=True)
+            _set_row(buffer, i, result) for buffer, result in zip(computed, results, strict=True)
         )
 
     columns = tf.zeros(ps.stack([groups, per_group * block, batch]), x.dtype)
@@ -199,7 +199,7 @@ def _loop(
 
 
 def _grouped(rows: tf.Tensor, degrees: int, per_group: int) -> tf.Tensor:
-    """Rows `(degrees * n, ...)` by group: `(groups, per_group * n, ...)`, the last one filled up."""
+    """Rows `(degrees * n, ...)` by group, `(groups, per_group * n, ...)`; zeros fill them."""
     n = rows.shape[0] // degrees
     groups = -(-degrees // per_group)
     more = (groups * per_group - degrees) * n
@@ -218,6 +218,22 @@ def _grouped_kernel(kernel: tf.Tensor, degrees: int, per_group: int) -> tuple[tf
     whole = _grouped(whole, degrees, per_group)
     own = tf.reshape(whole, [groups, -1, groups, width])
     return whole, tf.gather(own, tf.range(groups), axis=2, batch_dims=1)
+
+
+def _set_row(buffer: tf.Tensor, i: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+    """The buffer with another row `i`."""
+
+    @tf.custom_gradient
+    def changed(
+        buffer: tf.Tensor, row: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+        def gradient(g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            # Dense: through TensorFlow's, there are no derivatives forward over reverse.
+            return _set_row(g, i, tf.zeros_like(g[i])), g[i]
+
+        return tf.tensor_scatter_nd_update(buffer, [[i]], row[None]), gradient
+
+    return changed(buffer, row)
 
 
 def _add_product(total: tf.Tensor, kernel: tf.Tensor, parts: list[tf.Tensor]) -> tf.Tensor:
@@ -261,25 +277,17 @@ def _units_by_degree(degree_of_unit: np.ndarray, degrees: int) -> list[int]:
 
 def _sorted(kernel: tf.Tensor, bias: tf.Tensor, read: list[int], units: list[int]) -> _Dense:
     """A layer of these units, which reads these; -1 stands for a unit of zeros."""
-    kernel = _pick(_pick(tf.transpose(kernel), read, 1), units, 0)
-    return _Dense(kernel, _pick(bias[:, None], units, 0))
-
-
-def _pick(x: tf.Tensor, numbers: list[int], axis: int) -> tf.Tensor:
-    """The entries of these numbers along an axis, zeros for -1."""
-    size = x.shape[axis]
-    if numbers == list(range(size)):
-        return x
-    paddings = [[0, int(i == axis)] for i in range(2)]
-    return tf.gather(tf.pad(x, paddings), [size if n < 0 else n for n in numbers], axis=axis)
+    kernel = pick_rows(tf.transpose(pick_rows(kernel, read)), units)
+    return _Dense(kernel, pick_rows(bias[:, None], units))
 
 
 def _unsorted(
     made: MADE, y: tf.Tensor, log_det: tf.Tensor, batch: int | tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`(blocks, block, batch)` in order to `(batch, columns)` as they come."""
-    places = np.argsort(made.order)
+    places, shape = np.argsort(made.order), [made.blocks * made.block_size, batch]
     y, log_det = (
-        tf.transpose(tf.gather(tf.reshape(part, [-1, batch]), places)) for part in (y, log_det)
+        tf.transpose(permute_features(tf.reshape(part, shape)[: made.event_size], places))
+        for part in (y, log_det)
     )
     return y, log_det

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -89,7 +90,7 @@ class MLP(keras.layers.Layer):
             inputs = layer(inputs)
         return inputs
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "hidden_units": self.hidden_units,
@@ -99,7 +100,7 @@ class MLP(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> MLP:
+    def from_config(cls, config: dict[str, Any]) -> MLP:
         return without_trainable(cls, config)
 
 
@@ -163,7 +164,7 @@ class ResidualMLP(keras.layers.Layer):
             hidden += second(self.activation(first(self.activation(hidden))))
         return hidden
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "units": self.units,
@@ -173,11 +174,11 @@ class ResidualMLP(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> ResidualMLP:
+    def from_config(cls, config: dict[str, Any]) -> ResidualMLP:
         return without_trainable(cls, config)
 
 
-def without_trainable(cls: type, config: dict) -> keras.layers.Layer:
+def without_trainable(cls: type, config: dict[str, Any]) -> keras.layers.Layer:
     """Build a layer from its config; `trainable` is an attribute here, not an argument."""
     config = dict(config)
     trainable = config.pop("trainable", True)

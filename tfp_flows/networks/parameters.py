@@ -71,4 +71,8 @@ class Parameters(tf.Module):
     def __call__(self, context: tf.Tensor | None = None) -> tf.Tensor:
         if self._values is not None:
             return tf.convert_to_tensor(self._values)
+        if context is None:
+            raise ValueError(
+                "`context` is missing: these parameters depend on it. Received: context=None"
+            )
         return self._conditioner(context[..., :0], context)

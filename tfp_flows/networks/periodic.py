@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -55,7 +57,7 @@ class PeriodicFeatures(keras.layers.Layer):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return self.network(waves(inputs, self.angles, self.harmonics))
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "network": keras.saving.serialize_keras_object(self.network),
@@ -64,7 +66,7 @@ class PeriodicFeatures(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> PeriodicFeatures:
+    def from_config(cls, config: dict[str, Any]) -> PeriodicFeatures:
         network = keras.saving.deserialize_keras_object(config["network"])
         return without_trainable(cls, {**config, "network": network})
 

@@ -1,10 +1,12 @@
-"""Columns of events, picked and put back without `tf.gather(x, ..., axis=-1)`.
+"""Events as rows of features, `(D, n)`: features are picked and put back as whole rows.
 
-That operation copies numbers one by one, and its gradient adds up segments: in a coupling of 43
-columns the two took longer than the networks.
+In `(n, D)`, `tf.gather(x, ..., axis=-1)` would do it, which copies numbers one by one, and whose
+gradient adds up segments: in a coupling of 43 features the two took longer than the networks.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,26 +17,10 @@ __all__ = [
     "flatten_batch",
     "from_feature_major",
     "permute_features",
+    "pick_rows",
     "select_features",
     "to_feature_major",
 ]
-
-
-def select_features(rows: tf.Tensor, numbers: np.ndarray) -> tf.Tensor:
-    """Of `(D, n)`, the rows with these numbers, as columns `(n, len(numbers))` for a network.
-
-    It is a product with zeros and ones: infinite values become the largest finite ones, and a NaN
-    at one place of a row reaches that place of all.
-    """
-    matrix = tf.constant(np.eye(rows.shape[0])[:, numbers], rows.dtype)
-
-    @tf.custom_gradient
-    def picked(rows: tf.Tensor) -> tf.Tensor:
-        finite = tf.clip_by_value(rows, rows.dtype.min, rows.dtype.max)
-        columns = tf.matmul(finite, matrix, transpose_a=True)
-        return columns, lambda g: tf.matmul(matrix, g, transpose_b=True)
-
-    return picked(rows)
 
 
 def flatten_batch(x: tf.Tensor) -> tf.Tensor:
@@ -43,25 +29,57 @@ def flatten_batch(x: tf.Tensor) -> tf.Tensor:
 
 
 def to_feature_major(x: tf.Tensor) -> tf.Tensor:
-    """`(..., D)` as `(D, n)`: each column is contiguous, and elementwise maps run along it."""
+    """`(..., D)` as `(D, n)`: each feature is contiguous, and elementwise maps run along it."""
     return tf.transpose(flatten_batch(x))
 
 
-def from_feature_major(rows: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+def from_feature_major(features: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """`(D, n)` as `(..., D)`, the shape of `like`."""
-    columns = tf.transpose(rows)
-    return columns if like.shape.rank == 2 else tf.reshape(columns, ps.shape(like))
+    events = tf.transpose(features)
+    return events if like.shape.rank == 2 else tf.reshape(events, ps.shape(like))
 
 
-def permute_features(rows: tf.Tensor, order: np.ndarray) -> tf.Tensor:
-    """The rows in another order: row `order[i]` comes i-th."""
-    if (order == np.arange(len(order))).all():
-        return rows
+def select_features(features: tf.Tensor, indices: np.ndarray) -> tf.Tensor:
+    """Of `(D, n)`, the features with these indices, as `(n, len(indices))` for a network.
+
+    It is a product with zeros and ones: infinite values become the largest finite ones, and a NaN
+    in one feature of an event reaches all features of this event.
+    """
+    matrix = tf.constant(np.eye(features.shape[0])[:, indices], features.dtype)
 
     @tf.custom_gradient
-    def gathered(rows: tf.Tensor) -> tf.Tensor:
-        return tf.gather(rows, order), lambda gradient: permute_features(
-            gradient, np.argsort(order)
-        )
+    def selected(features: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        # Linear in `g`, and of constants only: so are all derivatives.
+        finite = tf.clip_by_value(features, features.dtype.min, features.dtype.max)
+        events = tf.matmul(finite, matrix, transpose_a=True)
+        return events, lambda g: tf.matmul(matrix, g, transpose_b=True)
 
-    return gathered(rows)
+    return selected(features)
+
+
+def permute_features(features: tf.Tensor, order: np.ndarray) -> tf.Tensor:
+    """The features of `(D, n)` in another order: feature `order[i]` comes i-th."""
+    return pick_rows(features, order)
+
+
+def pick_rows(x: tf.Tensor, indices: Sequence[int] | np.ndarray) -> tf.Tensor:
+    """The rows of a matrix with these indices, no two of which are equal; zeros for an index of -1.
+
+    The gradient is dense and of the same kind, unlike that of `tf.gather`, through which TensorFlow
+    has no derivatives forward over reverse.
+    """
+    size, indices = x.shape[0], np.asarray(indices, int)
+    if np.array_equal(indices, np.arange(size)):
+        return x
+    picked = np.flatnonzero(indices >= 0)
+    places = np.full(size, -1)  # Where each row goes.
+    places[indices[picked]] = picked
+
+    @tf.custom_gradient
+    def rows(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        if len(picked) < len(indices):
+            x = tf.pad(x, [[0, 1], [0, 0]])
+        chosen = tf.gather(x, np.where(indices < 0, size, indices))
+        return chosen, lambda g: pick_rows(tf.ensure_shape(g, chosen.shape), places)
+
+    return rows(x)

@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_flows.ops.internals import in_xla
+from tfp_flows.ops.internals import in_xla, stop_recording
 
 __all__ = ["call_compiled", "without_xla"]
 
@@ -90,7 +90,9 @@ def _call_with_gradient(
                 first_order=False,
             )
 
-        return _call(function, key, tensors, static_shapes, shapes), backward
+        # A tape that records the call of a compiled function has this hand out all it computes.
+        with stop_recording():
+            return _call(function, key, tensors, static_shapes, shapes), backward
 
     results: Tensors = called(*tensors)
     return results

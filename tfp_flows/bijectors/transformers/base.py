@@ -56,7 +56,7 @@ def match_shape(log_det: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     return tf.broadcast_to(log_det, tf.shape(y))
 
 
-def check_positive(transformer: Transformer, *names: str) -> None:
+def check_positive(transformer: object, *names: str) -> None:
     for name in names:
         value = getattr(transformer, name)
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):

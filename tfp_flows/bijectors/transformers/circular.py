@@ -60,7 +60,7 @@ class CircularSpline(Transformer):
     min_bin: float = 5e-3
     min_slope: float = 1e-2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_bins(self, at_least=2)
         check_min_slope(self)
 

@@ -57,7 +57,7 @@ class RationalQuadraticSpline(Transformer):
     min_bin: float = 5e-3
     min_slope: float = 1e-2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(self, "bound", "min_slope")
         check_bins(self, at_least=1)
         check_min_slope(self)

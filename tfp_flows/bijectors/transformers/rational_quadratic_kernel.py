@@ -9,6 +9,7 @@ derivatives are TensorFlow's, of this gradient.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -82,13 +83,14 @@ def _match(value: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
     batch = (parameters.shape[:-2] + parameters.shape[-1:]).as_list()
     if batch == value.shape.as_list():
         return value, parameters, ()
-    sizes = ps.shape(parameters)
     missing = value.shape.rank - len(batch)
     if missing < 0 or not _fit(batch, value.shape[missing:].as_list()):
+        sizes = ps.shape(parameters)
         batch_sizes = ps.concat([sizes[:-2], sizes[-1:]], 0)
         value = tf.broadcast_to(value, ps.broadcast_shape(ps.shape(value), batch_sizes))
         # What is not known to be shared is made of the same size.
-        kept = [1 if n == 1 else size for n, size in zip(batch[::-1], ps.shape(value)[::-1])][::-1]
+        full = ps.shape(value)[-len(batch) :]
+        kept = [1 if size == 1 else full[axis] for axis, size in enumerate(batch)]
         parameters = tf.broadcast_to(parameters, ps.stack([*kept[:-1], sizes[-2], kept[-1]]))
     missing = value.shape.rank - len(batch)
     parameters = tf.reshape(parameters, ps.concat([[1] * missing, ps.shape(parameters)], 0))
@@ -135,7 +137,7 @@ def _gradients(
 
 
 @tf.custom_gradient
-def _softplus(x: tf.Tensor) -> tuple:
+def _softplus(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     # Half the time of `tf.nn.softplus`. Its own gradient would be wrong at 0.
     value = tf.maximum(x, 0.0) + tf.math.log1p(tf.exp(-tf.abs(x)))
     return value, lambda upstream: upstream * tf.sigmoid(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from typing import Protocol
 
 import tensorflow as tf
 
@@ -89,7 +90,20 @@ def find_bin(
     return tf.unstack(found)
 
 
-def check_bins(spline: Transformer, *, at_least: int) -> None:
+class _HasBins(Protocol):
+    @property
+    def bins(self) -> int: ...
+
+    @property
+    def min_bin(self) -> float: ...
+
+
+class _HasMinSlope(Protocol):
+    @property
+    def min_slope(self) -> float: ...
+
+
+def check_bins(spline: _HasBins, *, at_least: int) -> None:
     """Check the fields `bins` and `min_bin`."""
     check_positive(spline, "bins", "min_bin")
     if not isinstance(spline.bins, int):
@@ -103,7 +117,7 @@ def check_bins(spline: Transformer, *, at_least: int) -> None:
         )
 
 
-def check_min_slope(spline: Transformer) -> None:
+def check_min_slope(spline: _HasMinSlope) -> None:
     """Check that the field `min_slope` leaves room for the slope 1 of the identity."""
     check_positive(spline, "min_slope")
     if spline.min_slope >= 1:
