@@ -40,6 +40,7 @@ def numerical_inverse(forward: Direction, y: tf.Tensor, parameters: tf.Tensor) -
     Source: William Press, Saul Teukolsky, William Vetterling and Brian Flannery, "Numerical
     Recipes" (1986), section 9.4, for the safeguard.
     """
+
     def equation(x: tf.Tensor, y: tf.Tensor, parameters: tf.Tensor) -> Pair:
         """How far `forward` is above `y`, and the slope."""
         value, log_slope = forward(x, parameters)
