@@ -237,14 +237,18 @@ def test_bernstein_by_hand():
 
 
 def test_sum_of_squares_by_hand():
-    # One square, (1 + u/2)², of u = x / 2: y = 3 + 2 (u + u²/2 + u³/12); linear from x = 2 on.
-    squares = SumOfSquares(polynomials=1, degree=1, bound=2.0, min_slope=1e-12)
-    parameters = column(0.0, 1 / 3, 3.0)  # The factors are 1/2 and 3/2.
+    # One square, of 1 + sqrt(3) a u = 1 + u/2 with u = x / 2: its integral is u + u²/2 + u³/12.
+    squares = SumOfSquares(polynomials=1, degree=1, bound=2.0, min_slope=1e-12, max_mean_slope=20.0)
+    a = 1 / (2 * np.sqrt(3))
+    parameters = column(0.0, a / 1.5, 3.0)  # The factors are 1/2 and 3/2.
+    k = 20 / (19 + 1 + a**2)
     x = tf.constant([[1.0], [-1.0], [2.0], [4.0]], tf.float64)
     y, log_det = squares.forward(x, parameters)
-    inside = [3 + 2 * (u + u**2 / 2 + u**3 / 12) for u in (0.5, -0.5, 1.0)]
-    np.testing.assert_allclose(y[:, 0], [*inside, inside[-1] + 2 * 1.5**2], rtol=1e-9)
-    slopes = [1.25**2, 0.75**2, 1.5**2, 1.5**2]
+    inside = [3 + 2 * k * (u + u**2 / 2 + u**3 / 12) for u in (0.5, -0.5, 1.0)]
+    end = k * 1.5**2
+    # Beyond the bound by as much as the bound: half of `end - 1` over the way, a quarter there.
+    np.testing.assert_allclose(y[:, 0], [*inside, inside[-1] + 2 + (end - 1)], rtol=1e-9)
+    slopes = [k * 1.25**2, k * 0.75**2, end, 1 + (end - 1) / 4]
     np.testing.assert_allclose(log_det[:, 0], np.log(slopes), rtol=1e-9)
 
 

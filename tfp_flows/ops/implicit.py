@@ -57,15 +57,19 @@ def implicit_root(
             root -= solve(slope, residual, False)
         return root
 
+    results = [root]
+
     @tf.custom_gradient
-    def of_sources(*sources: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Sequence[tf.Tensor]]]:
+    def of_sources(*_: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Sequence[tf.Tensor]]]:
         def gradient(upstream: tf.Tensor) -> Sequence[tf.Tensor]:
-            slope, pull_back = _equation_with_vjp(equation, of_sources(*sources), sources)
+            # At the result, which depends on the sources, as second derivatives must.
+            slope, pull_back = _equation_with_vjp(equation, results[0], sources)
             return pull_back(-solve(slope, upstream, True))
 
         return tf.identity(root), gradient
 
-    return of_sources(*sources)
+    results[0] = of_sources(*sources)
+    return results[0]
 
 
 def _equation_with_vjp(
