@@ -203,6 +203,40 @@ def test_a_base_of_ones_own_keeps_its_weights():
         assert make(flow).distribution.loc == 3.0
 
 
+class Drawn(bijectors.Bijector):
+    """Scales by numbers that the constructor draws, and that are no variables."""
+
+    def __init__(self, name: str = "drawn"):
+        parameters = dict(locals())
+        self.scale = np.exp(np.random.default_rng().normal(size=2)).astype("float32")
+        super().__init__(parameters=parameters)
+
+    def _forward_and_log_det(self, x):
+        return x * self.scale, tf.fill(tf.shape(x)[:-1], np.log(self.scale).sum())
+
+    def _inverse_and_log_det(self, y):
+        return y / self.scale, tf.fill(tf.shape(y)[:-1], -np.log(self.scale).sum())
+
+
+class NoParameters(Drawn):
+    """A bijector that does not say what it was made of."""
+
+    def __init__(self):
+        self.scale = tf.Variable([2.0, 3.0])
+        bijectors.Bijector.__init__(self)
+
+
+@pytest.mark.parametrize("make", [Drawn, NoParameters])
+def test_what_a_constructor_draws_is_kept(make):
+    bijector = make()
+    x = normal(5, 2)
+    for copies in (SHARED["copy"], SHARED["slice"], *INDEPENDENT.values()):
+        copied = copies(bijector)
+        np.testing.assert_array_equal(copied.forward(x), bijector.forward(x))
+    chain = tfb.Chain([bijector])
+    np.testing.assert_array_equal(chain[tf.newaxis].forward(x), bijector.forward(x))
+
+
 class Shifted(tfd.Distribution):
     """A normal whose mean is a variable that the constructor makes."""
 

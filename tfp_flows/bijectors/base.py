@@ -31,7 +31,7 @@ class _Construction(abc.ABCMeta):
 
     def __call__(cls, *args: Any, copy_of: Bijector | None = None, **arguments: Any) -> Any:
         if copy_of is not None:
-            same = copy_of.parameters or {}
+            same = copy_of.parameters
             return copy_of.copy(**{k: v for k, v in arguments.items() if v is not same.get(k)})
         name = arguments.get("name") or cls._default_name
         with tf.name_scope(name) if name else contextlib.nullcontext():
@@ -110,9 +110,9 @@ class Bijector(Copyable, tfb.Bijector, metaclass=_Construction):
     __hash__ = object.__hash__
 
     @property
-    def parameters(self) -> dict[str, Any] | None:
+    def parameters(self) -> dict[str, Any]:
         """The arguments of the constructor, for TFP, which makes copies of them."""
-        return None if self._parameters is None else {**self._parameters, "copy_of": self}
+        return {**(self._parameters or {}), "copy_of": self}
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor: what is needed to build it again, weights aside."""

@@ -21,6 +21,7 @@ from tfp_flows.ops.internals import copy_attributes, deferred_transform
 
 __all__ = ["Copyable", "own_variables"]
 
+_NUMBERS = (int, float, np.ndarray, np.generic, tf.Tensor)
 _HAS_PARAMETERS = (tfp.distributions.Distribution, tfp.bijectors.Bijector, tf.linalg.LinearOperator)
 
 
@@ -88,6 +89,10 @@ def own_variables(obj: tf.Module, arguments: Any) -> list[tf.Variable]:
     return [variable for variable in obj.variables if id(variable) not in given]
 
 
+def _is_same(first: Any, second: Any) -> bool:
+    return type(first) is type(second) and np.array_equal(first, second)
+
+
 def _variables_in(arguments: Any) -> Iterator[tf.Variable]:
     for value in tf.nest.flatten(arguments):
         if isinstance(value, tf.Variable):
@@ -109,12 +114,18 @@ class _Recipe:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         obj, arguments = self._obj, self._arguments
-        values = []
+        values, attributes = [], {}
         if isinstance(obj, tf.Module):
             values = [variable.numpy() for variable in own_variables(obj, arguments)]
+            attributes = {
+                name: value
+                for name, value in vars(obj).items()
+                if isinstance(value, _NUMBERS) and not isinstance(value, bool)  # Flags of TFP's.
+                if not name.startswith("_self_")  # Counters of TensorFlow's.
+            }
         arguments = tf.nest.map_structure(self._picklable, arguments)
         cls = tfp.util.DeferredTensor if isinstance(obj, tfp.util.DeferredTensor) else type(obj)
-        return _build, (cls, arguments, values)
+        return _build, (cls, arguments, values, attributes)
 
     def _picklable(self, value: Any) -> Any:
         if isinstance(value, types.FunctionType) and "<" in value.__qualname__:
@@ -137,9 +148,14 @@ class _Recipe:
         return self._seen.setdefault(id(obj), _Recipe(obj, arguments, self._seen))
 
 
-def _build(cls: type, arguments: dict[str, Any], values: list[np.ndarray]) -> Any:
-    """Call a constructor, and give the variables that it makes these values."""
+def _build(
+    cls: type, arguments: dict[str, Any], values: list[np.ndarray], attributes: dict[str, Any]
+) -> Any:
+    """Call a constructor, and give the variables and attributes that it makes these values."""
     obj = cls(**arguments)
+    for name, value in attributes.items():  # A constructor may have drawn them.
+        if not _is_same(getattr(obj, name, None), value):
+            setattr(obj, name, value)
     if values:
         variables = own_variables(obj, arguments)
         if [v.shape for v in variables] != [value.shape for value in values]:
