@@ -32,6 +32,10 @@ def image(bijector: tfb.Bijector, x: np.ndarray, context: np.ndarray | None) -> 
     return bijector.forward(tf.constant(x), **({} if context is None else {"context": context}))
 
 
+def integral(density: np.ndarray, x: np.ndarray) -> float:
+    return np.sum(np.diff(x) * (density[1:] + density[:-1]) / 2)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CASES)
 def test_bijective_and_finite_from_any_event_of_the_range(name, dtype):
@@ -67,15 +71,15 @@ def test_mass_of_an_interval_is_that_of_its_image(name):
     y = bijector.forward(x, **kwargs).numpy()
     rising = np.diff(y[:, 0])
     assert (rising > 0).all() or (rising < 0).all()
-    density = np.exp(bijector.forward_log_det_jacobian(x, 1, **kwargs))
-    assert np.isclose(np.trapezoid(density, x[:, 0]), np.abs(y[-1, 0] - y[0, 0]), rtol=1e-3)
+    mass = integral(np.exp(bijector.forward_log_det_jacobian(x, 1, **kwargs)), x[:, 0])
+    assert np.isclose(mass, np.abs(y[-1, 0] - y[0, 0]), rtol=1e-3)
     images = np.linspace(y[0, 0], y[-1, 0], 4001)[:, None]
-    density = np.exp(bijector.inverse_log_det_jacobian(images, 1, **kwargs))
-    assert np.isclose(np.abs(np.trapezoid(density, images[:, 0])), upper - lower, rtol=1e-3)
+    mass = integral(np.exp(bijector.inverse_log_det_jacobian(images, 1, **kwargs)), images[:, 0])
+    assert np.isclose(np.abs(mass), upper - lower, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
-    "bijector", [tfb.Sinh(), tfb.SoftClip(-4.0, 3.0), tfb.Shift(1.0), tfb.GumbelCDF()]
+    "bijector", [tfb.Sinh(), tfb.SoftClip(-4.0, 3.0), tfb.Softplus(), tfb.GumbelCDF()]
 )
 def test_bijectors_of_tfp_obey_the_same_laws(bijector):
     x = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")
