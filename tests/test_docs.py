@@ -1,9 +1,16 @@
-"""Every example runs: those of the README, and those in the docstrings of public objects."""
+"""Every example runs and gives what it says: in the README, and in docstrings of public objects.
 
+What an example prints stands below it, as in any doctest, or behind it in a comment: a literal, as
+in `# [2., 5.]`, is the value of the line, and a tuple, as in `# (5,)`, its shape or itself.
+"""
+
+import ast
 import doctest
 import inspect
+import io
 import os
 import re
+import tokenize
 from pathlib import Path
 
 import keras
@@ -90,6 +97,43 @@ def names_of_the_docs() -> dict:
     }
 
 
+def results(source: str) -> dict[int, str]:
+    """Comments behind lines of code that begin as a literal does, by the number of the line."""
+    found = {}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        text = token.string.lstrip("# ")
+        if token.type != tokenize.COMMENT or not token.line[: token.start[1]].strip():
+            continue
+        if re.match(r"[-\d(\[{'\"]|True$|False$|None$", text):
+            found[token.start[0]] = text
+    return found
+
+
+def run(source: str, name: str, names: dict) -> object:
+    """Run code; check the values of its lines where it says them, and return the last one."""
+    known, value = results(source), None
+    for statement in ast.parse(source).body:
+        if not isinstance(statement, ast.Expr):
+            exec(compile(ast.Module([statement], []), name, "exec"), names)
+            continue
+        value = eval(compile(ast.Expression(statement.value), name, "eval"), names)
+        if statement.end_lineno in known:
+            result = ast.literal_eval(known[statement.end_lineno])  # What is no literal raises.
+            check_result(value, result, ast.unparse(statement))
+    return value
+
+
+def check_result(value: object, result: object, line: str) -> None:
+    if isinstance(result, tuple) and not isinstance(value, tuple):
+        shape = value if isinstance(value, tf.TensorShape) else np.shape(value)
+        assert tuple(shape) == result, line
+    elif isinstance(result, str | bool | None):
+        assert value == result, line
+    else:
+        given, result = (np.array(tf.nest.flatten(v), "float64").ravel() for v in (value, result))
+        np.testing.assert_allclose(given, result, rtol=1e-6, atol=1e-6, err_msg=line)
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_docstring_example_runs(name, names_of_the_docs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -100,8 +144,24 @@ def test_docstring_example_runs(name, names_of_the_docs, tmp_path, monkeypatch):
         "fit",
         lambda self, *args, **kwargs: fit(self, *args, **{**kwargs, "epochs": 1}),
     )
-    source = doctest.script_from_examples(inspect.getdoc(EXAMPLES[name]))
-    exec(compile(source, name, "exec"), dict(names_of_the_docs))
+    names = dict(names_of_the_docs)
+    for example in doctest.DocTestParser().get_examples(inspect.getdoc(EXAMPLES[name])):
+        value = run(example.source, name, names)
+        if example.want:
+            options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+            given = f"{value!r}\n"
+            assert doctest.OutputChecker().check_output(example.want, given, options), given
+
+
+def test_a_wrong_result_is_an_error():
+    names = {"np": np, "tf": tf}
+    run("a = 3\nnp.ones([2, 3])  # (2, 3)\nnp.arange(2.0)  # [0., 1.]\n2 + 2  # four", "", names)
+    wrong = ["np.ones(2)  # (3,)", "2 + 2  # 5", "tf.ones(2)  # [1., 2.]", "'a'  # 'b'"]
+    for line in wrong:
+        with pytest.raises(AssertionError):
+            run(line, "", names)
+    with pytest.raises(SyntaxError):
+        run("1 + 1  # -2 log 2π", "", names)
 
 
 def test_public_objects_are_documented():
@@ -127,7 +187,7 @@ def readme_examples() -> list[str]:
 def test_readme_example_runs(number, tmp_path):
     os.chdir(tmp_path)
     try:
-        exec(compile(readme_examples()[number], f"README example {number}", "exec"), {})
+        run(readme_examples()[number], f"README example {number}", {})
     finally:
         os.chdir(ROOT)
 

@@ -151,7 +151,7 @@ def torus(event_size: int, *, dtype: str | tf.DType = "float32") -> tfd.Independ
     Source: Danilo Jimenez Rezende et al., "Normalizing Flows on Tori and Spheres" (2020).
 
     Example:
-      >>> distributions.bases.torus(2).log_prob([0.0, 3.0])      # -2 log 2π = -3.68
+      >>> distributions.bases.torus(2).log_prob([0.0, 3.0]) / np.log(2 * np.pi)     # -2.0
     """
     zeros = _zeros(event_size, dtype)
     # One number beyond the one that is closest to π: an angle of π is found on either side of it.

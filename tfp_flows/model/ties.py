@@ -37,7 +37,8 @@ def tied_columns(x: Any) -> list[tuple[int, float, float | None]]:
       of the grid on which all its values lie, or None if they lie on none.
 
     Example:
-      >>> ties.tied_columns(np.round(np.random.normal(size=(1000, 1)), 1))     # [(0, 0.06, 0.1)]
+      >>> x = np.random.default_rng(0).normal(size=(1000, 1))
+      >>> ties.tied_columns(np.round(x, 1))     # [(0, 0.059, 0.1)]
     """
     x = np.asarray(x)
     x = x.reshape(len(x), math.prod(x.shape[1:]))[:: max(1, math.ceil(len(x) / _MAX_ROWS))]
