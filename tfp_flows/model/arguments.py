@@ -40,7 +40,7 @@ def check_compile(loss: Any, loss_weights: Any, metrics: Any, weighted_metrics: 
             )
 
 
-def check_fit(epochs: Any, validation_split: Any, class_weight: Any) -> None:
+def check_fit(epochs: int = 1, validation_split: float = 0.0, class_weight: Any = None) -> None:
     """Raise a ValueError for numbers out of range, and for weights of classes."""
     if class_weight is not None:
         raise ValueError(

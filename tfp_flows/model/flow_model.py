@@ -16,8 +16,10 @@ from tfp_flows import serialization
 from tfp_flows.distributions import reversible
 from tfp_flows.distributions.flow import Flow, stateless_seed
 from tfp_flows.model import export, variables
+from tfp_flows.model.arguments import context_and_events
 from tfp_flows.model.data import collect
 from tfp_flows.model.diagnosis import explain_non_finite
+from tfp_flows.model.naming import name_layers
 from tfp_flows.model.replicas import check_scope
 from tfp_flows.model.standardizer import Standardizer
 from tfp_flows.model.ties import warn_of_ties
@@ -48,7 +50,11 @@ class FlowModel(MaximumLikelihood):
     Variables of the distribution, wherever TFP objects hold them, are the model's weights and
     share storage with it; those that a function hides in a closure are found by running `log_prob`
     once. Keras layers in conditioners are ordinary sublayers: freezing, regularizers, `Dropout`
-    and `BatchNormalization` work as everywhere.
+    and `BatchNormalization` work as everywhere. So does Keras' LoRA; quantization is refused.
+
+    A model or layer of your own must hold a flow as a `FlowModel`: its weights are then among
+    yours. Those of a bare `Flow`, which is no Keras layer, Keras cannot see as an attribute, and
+    trains none of them.
 
     Save with `save("f.keras")`, `save_weights("f.weights.h5")`, `tf.train.Checkpoint(model=model)`
     or `export("folder")`; load the first with `keras.saving.load_model` or `FlowModel.load`.
@@ -124,15 +130,18 @@ class FlowModel(MaximumLikelihood):
                 "`distribution` must have trainable variables: construct it with tf.Variable "
                 f"parameters. Received: distribution={distribution!r}"
             )
+        name_layers(distribution)
         self.event_standardizer = Standardizer(
             distribution.event_shape, dtype=dtype, name="event_standardizer"
         )
+        self.event_standardizer.build((None, *self.event_shape))  # For `summary` to know shapes.
         self.context_standardizer = None
         embedded = any(isinstance(part, Embedding) for part in distribution.submodules)
         if self.context_size is not None and not embedded:
             self.context_standardizer = Standardizer(
                 [self.context_size], dtype=dtype, name="context_standardizer"
             )
+            self.context_standardizer.build((None, self.context_size))
         self.built = True
 
     # The density, in data units.
@@ -154,7 +163,7 @@ class FlowModel(MaximumLikelihood):
         Raises:
           ValueError: a value is not finite, there is only one row, or a column is constant.
         """
-        context, events = collect(x, y)
+        context, events = collect(*context_and_events(x, y))
         if context is not None and self.context_size is None:
             raise ValueError("`adapt` was given context, but the distribution takes none.")
         name = "x" if context is None else "y"
@@ -315,13 +324,21 @@ class FlowModel(MaximumLikelihood):
         except Exception as error:  # What a damaged file raises depends on where it is damaged.
             raise ValueError(f"{str(path)!r} is no saved FlowModel: {error}") from error
 
-    def export(self, filepath: str | Path) -> None:
+    def export(self, filepath: str | Path, format: str = "tf_saved_model") -> None:
         """Write a SavedModel that works where this package is not installed.
 
         It has the functions and signatures `log_prob` and `sample`, in data units:
         `log_prob(x)`, `log_prob(x, context)`, `sample(n)` and `sample(n, context)`, with `n` an
         int32 scalar; see `tf.saved_model.load`.
+
+        Raises:
+          ValueError: `format` is another one of Keras' formats.
         """
+        if format != "tf_saved_model":
+            raise ValueError(
+                f"`format` must be 'tf_saved_model'. Received: format={format!r}, which has no "
+                "place for two functions"
+            )
         with without_xla():  # TensorFlow Serving, for one, has no XLA.
             export.export(self, str(filepath))
 

@@ -28,6 +28,10 @@ from tfp_flows.ops.internals import loss_tracker
 __all__ = ["MaximumLikelihood"]
 
 _ROWS_JUDGED = 4096  # At a time.
+_FROZEN = (
+    "There is nothing to train: all weights are frozen. Set `trainable = True` on the model or on a "
+    "layer."
+)
 
 
 class MaximumLikelihood(StepsAtATime):
@@ -46,6 +50,12 @@ class MaximumLikelihood(StepsAtATime):
         """`log_prob` of `x`, or of `(context, x)`."""
         context, x = inputs if isinstance(inputs, tuple | list) else (None, inputs)
         return self.log_prob(x, context)
+
+    def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[int | None, ...]:
+        """The batch shape of events, or of `(context, events)`, by their shapes."""
+        pair = len(input_shape) > 0 and isinstance(input_shape[0], tuple | list | tf.TensorShape)
+        events = tuple(input_shape[1] if pair else input_shape)
+        return events[: len(events) - len(self.event_shape)]
 
     def compute_loss(
         self,
@@ -79,6 +89,8 @@ class MaximumLikelihood(StepsAtATime):
         """
         inputs, weight = unpack(data)
         weights = self.trainable_weights
+        if not weights:
+            raise ValueError(_FROZEN)
         with tf.GradientTape() as tape:
             log_prob = self(inputs, training=True)
             loss = self.compute_loss(inputs, None, log_prob, weight, training=True)
@@ -309,6 +321,51 @@ class MaximumLikelihood(StepsAtATime):
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
             )
 
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """One step on the events `x`, or on `y` given the context `x`."""
+        arguments.check_fit(class_weight=class_weight)
+        x, y = self._batch(x, y)
+        self._check_trainable()
+        if not self.optimizer.built:  # The first step of all.
+            self.initialize_from(pairs(x, y))
+            self.build_optimizer()
+        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
+
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """Mean negative log-likelihood of the events `x`, or of `y` given `x`, in nats."""
+        x, y = self._batch(x, y)
+        return super().test_on_batch(x, y, sample_weight, return_dict=return_dict)
+
+    def predict_on_batch(self, x: Any) -> np.ndarray:
+        """Log-density in nats of every row of `x`, an array or `(context, x)`."""
+        x, _ = self._batch(x, None)
+        if self.distribute_strategy.num_replicas_in_sync > 1:  # Each would return all rows.
+            rows = len(x[0] if isinstance(x, tuple | list) else x)
+            return self.predict(x, batch_size=rows, verbose=0)
+        return super().predict_on_batch(x)
+
+    def quantize(self, mode: Any, config: Any = None, **kwargs: Any) -> None:
+        """Refuse: rounded weights are another density, whose log-density would be off by nats."""
+        raise ValueError(
+            "A density cannot be quantized: its networks need their full precision. For less memory "
+            f"use mixed precision. Received: mode={mode!r}"
+        )
+
+    def _batch(self, x: Any, y: Any) -> tuple[Any, Any]:
+        x, y = arguments.context_and_events(x, y)
+        arguments.require_rows(x)
+        self._check_shapes(x, y)
+        return x, y
+
     def build_optimizer(self) -> None:
         """Make the optimizer's variables now: in the training step, they have it traced twice."""
         if self.compiled and not self.optimizer.built:
@@ -318,10 +375,7 @@ class MaximumLikelihood(StepsAtATime):
     def _check_trainable(self) -> None:
         """Raise a ValueError unless there are weights to train, on all replicas."""
         if not self.trainable_weights:
-            raise ValueError(
-                "`fit` has nothing to train: all weights are frozen. Set `trainable = True` on the "
-                "model or on a layer."
-            )
+            raise ValueError(_FROZEN)
         with self.distribute_strategy.scope():
             check_scope([weight.value for weight in self.weights], "The model")
 
