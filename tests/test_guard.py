@@ -71,21 +71,22 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("step", [0, 1, 4])
-def test_weights_made_nan_by_a_step_of_finite_numbers_are_replaced(step, way):
-    model, message = broken_training(shifted(), Scripted(step, np.nan), compile_options=WAYS[way])
+def test_weights_made_nan_by_a_step_of_finite_numbers_are_replaced(way):
+    for step in (0, 1, 4) if way == "one step at a time" else (1, 4):
+        check_replaced(step, WAYS[way])
+
+
+def check_replaced(step, options):
+    model, message = broken_training(shifted(), Scripted(step, np.nan), compile_options=options)
     assert "The optimizer made the weights" in message and "mean" in message
-    origin = "before training" if step < 3 else "the end of epoch 1"
-    assert f"The best finite weights are kept, those {'from' * (step < 3) or 'of'} {origin}" in (
-        message
-    )
+    origin = "from before training" if step < 3 else "of the end of epoch 1"
+    assert f"The best finite weights are kept, those {origin}," in message
     mean = model.distribution.loc.numpy()
     assert (mean == 3.0).all() if step < 3 else (mean < 3.0).all()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_made_bad_by_the_very_last_step_are_replaced(value):
-    model, message = broken_training(shifted(), Scripted(5, value), epochs=2)
+def test_weights_made_bad_by_the_very_last_step_are_replaced():
+    _, message = broken_training(shifted(), Scripted(5, np.inf), epochs=2)
     assert message.startswith("Training stopped at the end of epoch 2")
     assert "those of the end of epoch 1" in message
     _, message = broken_training(affine(), keras.optimizers.SGD(1e30), epochs=1, batch_size=ROWS)
@@ -101,9 +102,8 @@ def test_weights_made_bad_by_the_very_last_step_are_replaced(value):
     [
         lambda: keras.optimizers.SGD(1e30),
         lambda: keras.optimizers.Adam(1e38),
-        lambda: keras.optimizers.Adafactor(1e30),
     ],
-    ids=["SGD", "Adam", "Adafactor"],
+    ids=["SGD", "Adam"],
 )
 def test_absurd_learning_rates_leave_finite_weights(optimizer):
     broken_training(affine(), optimizer())
@@ -133,7 +133,7 @@ def test_the_weights_of_the_moment_are_kept_where_they_are_the_best():
     shift = tf.Variable([3.0, 3.0])
     mean = tfp.util.DeferredTensor(shift, fragile)
     distribution = tfd.MultivariateNormalDiag(mean, [1.0, 1.0])
-    model, message = broken_training(distribution, keras.optimizers.SGD(0.02))
+    _, message = broken_training(distribution, keras.optimizers.SGD(0.02))
     assert "those of the last step" in message
     assert (shift.numpy() < 2.95).all()
 

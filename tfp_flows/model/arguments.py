@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_probability import distributions as tfd
 
 __all__ = [
     "check_batch_size",
     "check_compile",
+    "check_distribution",
     "check_fit",
     "context_and_events",
     "has_no_rows",
@@ -38,6 +40,28 @@ def check_compile(loss: Any, loss_weights: Any, metrics: Any, weighted_metrics: 
                 "a density has no targets. Compute what you need of `predict`, in a callback for "
                 f"example. Received: {name}={value!r}"
             )
+
+
+def check_distribution(distribution: tfd.Distribution) -> None:
+    """Raise an error unless it is a distribution of events that a model can be made of."""
+    if not isinstance(distribution, tfd.Distribution):
+        raise TypeError(
+            "`distribution` must be a Flow or another tfd.Distribution. "
+            f"Received: distribution={distribution!r}"
+        )
+    dtype = distribution.dtype
+    if not (isinstance(dtype, tf.DType) and dtype.is_floating):
+        raise ValueError(f"`distribution` must have one floating dtype. Received: dtype={dtype}")
+    if distribution.batch_shape != ():
+        raise ValueError(
+            "`distribution` must have batch_shape (): make batches events by tfd.Independent. "
+            f"Received: batch_shape={distribution.batch_shape}"
+        )
+    if not distribution.event_shape.is_fully_defined():
+        raise ValueError(
+            "`distribution` must have a known event shape. "
+            f"Received: event_shape={distribution.event_shape}"
+        )
 
 
 def check_fit(epochs: int = 1, validation_split: float = 0.0, class_weight: Any = None) -> None:

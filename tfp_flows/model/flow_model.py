@@ -16,7 +16,7 @@ from tfp_flows import serialization
 from tfp_flows.distributions import reversible
 from tfp_flows.distributions.flow import Flow, stateless_seed
 from tfp_flows.model import export, variables
-from tfp_flows.model.arguments import context_and_events
+from tfp_flows.model.arguments import check_distribution, context_and_events
 from tfp_flows.model.data import collect
 from tfp_flows.model.diagnosis import explain_non_finite
 from tfp_flows.model.naming import name_layers
@@ -91,7 +91,7 @@ class FlowModel(MaximumLikelihood):
         memory: str = "ordinary",
         name: str = "flow_model",
     ):
-        _check_distribution(distribution)
+        check_distribution(distribution)
         check_scope(distribution.variables, "`distribution`")
         if memory not in ("ordinary", "reversible"):
             raise ValueError(
@@ -149,10 +149,10 @@ class FlowModel(MaximumLikelihood):
     def adapt(self, x: Any, y: Any | None = None) -> None:
         """Standardize: set shift and scale to mean and standard deviation of the columns.
 
-        Bijectors that can start from data do so, `ActNorm` and `Support` for example. A flow whose
-        last step has a unit of its own, `Support` or a circular spline, gets data as they are; and
-        so does an embedding its contexts. Call this before training: a second call starts those
-        bijectors anew.
+        Bijectors with a data-dependent initialization get theirs, `ActNorm` and `Support` for
+        example. A flow whose last bijector has a unit of its own, `Support` or a circular spline,
+        gets data as they are; and so does an embedding its contexts. Call this before training: a
+        second call initializes those bijectors anew.
 
         Columns with many equal values are reported by a `TiedValuesWarning`.
 
@@ -175,7 +175,7 @@ class FlowModel(MaximumLikelihood):
         self._initialize_from_data(context, events, again=True)
 
     def _initialize_from_data(self, context: Any, events: Any, *, again: bool) -> None:
-        """Hand the data on to a distribution whose parts can start from data."""
+        """Data-dependent initialization of the parts of the distribution that have one."""
         if not hasattr(self.distribution, "adapt"):
             return
         if not getattr(self.distribution, "needs_raw_data", False):
@@ -185,7 +185,7 @@ class FlowModel(MaximumLikelihood):
         self.distribution.adapt(events, context, again=again)
 
     def initialize_from(self, pairs: Iterator[tuple[Any, Any]]) -> None:
-        """Hand the first batch of training to parts that start from data and have seen none."""
+        """Data-dependent initialization, from the first batch, of parts that have seen none."""
         parts = self.distribution.submodules
         if not all(getattr(part, "is_initialized", True) for part in parts):
             self._initialize_from_data(*next(pairs), again=False)
@@ -341,24 +341,3 @@ class FlowModel(MaximumLikelihood):
             )
         with without_xla():  # TensorFlow Serving, for one, has no XLA.
             export.export(self, str(filepath))
-
-
-def _check_distribution(distribution: tfd.Distribution) -> None:
-    if not isinstance(distribution, tfd.Distribution):
-        raise TypeError(
-            "`distribution` must be a Flow or another tfd.Distribution. "
-            f"Received: distribution={distribution!r}"
-        )
-    dtype = distribution.dtype
-    if not (isinstance(dtype, tf.DType) and dtype.is_floating):
-        raise ValueError(f"`distribution` must have one floating dtype. Received: dtype={dtype}")
-    if distribution.batch_shape != ():
-        raise ValueError(
-            "`distribution` must have batch_shape (): make batches events by tfd.Independent. "
-            f"Received: batch_shape={distribution.batch_shape}"
-        )
-    if not distribution.event_shape.is_fully_defined():
-        raise ValueError(
-            "`distribution` must have a known event shape. "
-            f"Received: event_shape={distribution.event_shape}"
-        )
