@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_probability import distributions as tfd
 
 __all__ = [
     "check_batch_size",
     "check_compile",
+    "check_distribution",
     "check_fit",
     "context_and_events",
     "has_no_rows",
@@ -40,7 +42,29 @@ def check_compile(loss: Any, loss_weights: Any, metrics: Any, weighted_metrics: 
             )
 
 
-def check_fit(epochs: Any, validation_split: Any, class_weight: Any) -> None:
+def check_distribution(distribution: tfd.Distribution) -> None:
+    """Raise an error unless it is a distribution of events that a model can be made of."""
+    if not isinstance(distribution, tfd.Distribution):
+        raise TypeError(
+            "`distribution` must be a Flow or another tfd.Distribution. "
+            f"Received: distribution={distribution!r}"
+        )
+    dtype = distribution.dtype
+    if not (isinstance(dtype, tf.DType) and dtype.is_floating):
+        raise ValueError(f"`distribution` must have one floating dtype. Received: dtype={dtype}")
+    if distribution.batch_shape != ():
+        raise ValueError(
+            "`distribution` must have batch_shape (): make batches events by tfd.Independent. "
+            f"Received: batch_shape={distribution.batch_shape}"
+        )
+    if not distribution.event_shape.is_fully_defined():
+        raise ValueError(
+            "`distribution` must have a known event shape. "
+            f"Received: event_shape={distribution.event_shape}"
+        )
+
+
+def check_fit(epochs: int = 1, validation_split: float = 0.0, class_weight: Any = None) -> None:
     """Raise a ValueError for numbers out of range, and for weights of classes."""
     if class_weight is not None:
         raise ValueError(
@@ -67,16 +91,7 @@ def check_batch_size(batch_size: Any, name: str = "batch_size") -> None:
 
 
 def context_and_events(x: Any, y: Any) -> tuple[Any, Any]:
-    """The arguments with events alone as the first, where the context is given as None.
-
-    Raises:
-      ValueError: neither is given.
-    """
-    if x is None and y is None:
-        raise ValueError(
-            "`x` must be data: events, or context with `y` as events, or a dataset. "
-            "Received: x=None, y=None"
-        )
+    """The arguments with events alone as the first, where the context is given as None."""
     return (y, None) if x is None else (x, y)
 
 

@@ -16,9 +16,11 @@ from tfp_flows.distributions import reversible
 from tfp_flows.distributions.conditional import context_shape_of
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.model import export, variables
+from tfp_flows.model.arguments import check_distribution, context_and_events
 from tfp_flows.model.arrays import check_numbers
 from tfp_flows.model.data import check_finite, check_inputs, check_rows, collect
 from tfp_flows.model.diagnosis import explain_non_finite
+from tfp_flows.model.naming import name_layers
 from tfp_flows.model.replicas import check_scope
 from tfp_flows.model.saving import SavableModel
 from tfp_flows.model.standardizer import Standardizer
@@ -56,7 +58,11 @@ class FlowModel(SavableModel):
     Variables of the distribution, wherever TFP objects hold them, are the model's weights and
     share storage with it; those that a function hides in a closure are found by running `log_prob`
     once. Keras layers in conditioners are ordinary sublayers: freezing, regularizers, `Dropout`
-    and `BatchNormalization` work as everywhere.
+    and `BatchNormalization` work as everywhere. So does Keras' LoRA; quantization is refused.
+
+    A model or layer of your own must hold a flow as a `FlowModel`: its weights are then among
+    yours. Those of a bare `Flow`, which is no Keras layer, Keras cannot see as an attribute, and
+    trains none of them.
 
     Save with `save("f.keras")`, `save_weights("f.weights.h5")`, `tf.train.Checkpoint(model=model)`
     or `export("folder")`; load the first with `keras.saving.load_model` or `FlowModel.load`.
@@ -93,7 +99,7 @@ class FlowModel(SavableModel):
         memory: str = "ordinary",
         name: str = "flow_model",
     ):
-        _check_distribution(distribution)
+        check_distribution(distribution)
         check_scope(distribution.variables, "`distribution`")
         if memory not in ("ordinary", "reversible"):
             raise ValueError(
@@ -132,9 +138,11 @@ class FlowModel(SavableModel):
                 "`distribution` must have trainable variables: construct it with tf.Variable "
                 f"parameters. Received: distribution={distribution!r}"
             )
+        name_layers(distribution)
         self.event_standardizer = Standardizer(
             distribution.event_shape, dtype=dtype, name="event_standardizer"
         )
+        self.event_standardizer.build((None, *self.event_shape))  # For `summary` to know shapes.
         self.context_standardizer = None
         embedded = any(isinstance(part, Embedding) for part in distribution.submodules)
         if self.context_size is not None and not embedded:
@@ -144,6 +152,7 @@ class FlowModel(SavableModel):
                 name="context_standardizer",
                 may_be_constant=True,
             )
+            self.context_standardizer.build((None, self.context_size))
         self.built = True
 
     # The density, in data units.
@@ -151,10 +160,10 @@ class FlowModel(SavableModel):
     def adapt(self, x: Any, y: Any | None = None, *, scale: str = "standard") -> None:
         """Standardize: set shift and scale to mean and standard deviation of the columns.
 
-        Bijectors that can start from data do so, `ActNorm` and `Support` for example. A flow whose
-        last step has a unit of its own, `Support` or a circular spline, gets data as they are; and
-        so does an embedding its contexts. Call this before training: a second call starts those
-        bijectors anew.
+        Bijectors with a data-dependent initialization get theirs, `ActNorm` and `Support` for
+        example. A flow whose last bijector has a unit of its own, `Support` or a circular spline,
+        gets data as they are; and so does an embedding its contexts. Call this before training: a
+        second call initializes those bijectors anew.
 
         Columns with many equal values are reported by a `TiedValuesWarning`, those that a few
         values far out have to themselves by an `OutlierWarning`, and constant columns of the
@@ -175,7 +184,7 @@ class FlowModel(SavableModel):
         """
         if scale not in ("standard", "robust"):
             raise ValueError(f"`scale` must be 'standard' or 'robust'. Received: scale={scale!r}")
-        context, events = collect(*check_inputs(x, y))
+        context, events = collect(*check_inputs(*context_and_events(x, y)))
         raw = getattr(self.distribution, "needs_raw_data", False)
         if context is not None and self.context_size is None:
             raise ValueError("`adapt` was given context, but the distribution takes none.")
@@ -202,7 +211,7 @@ class FlowModel(SavableModel):
     def _initialize_from_data(
         self, context: Any, events: Any, *, again: bool, scale: str = "standard"
     ) -> None:
-        """Hand the data on to a distribution whose parts can start from data."""
+        """Data-dependent initialization of the parts of the distribution that have one."""
         if not hasattr(self.distribution, "adapt"):
             return
         if not getattr(self.distribution, "needs_raw_data", False):
@@ -214,7 +223,7 @@ class FlowModel(SavableModel):
         self.distribution.adapt(events, context, again=again)
 
     def initialize_from(self, pairs: Iterator[tuple[Any, Any]]) -> None:
-        """Hand the first batch of training to parts that start from data and have seen none."""
+        """Data-dependent initialization, from the first batch, of parts that have seen none."""
         parts = self.distribution.submodules
         if not all(getattr(part, "is_initialized", True) for part in parts):
             self._initialize_from_data(*next(pairs), again=False)
@@ -316,7 +325,7 @@ class FlowModel(SavableModel):
         serialization.check_keras(config, ValueError, "The compile config")
         super().compile_from_config(config)
 
-    def export(self, filepath: str | os.PathLike[str]) -> None:
+    def export(self, filepath: str | os.PathLike[str], format: str = "tf_saved_model") -> None:
         """Write a SavedModel that works where this package is not installed.
 
         It has the functions and signatures `log_prob` and `sample`, in data units:
@@ -325,28 +334,13 @@ class FlowModel(SavableModel):
         whole.
 
         Raises:
-          ValueError: `filepath` is a folder that has something else in it.
+          ValueError: `format` is another one of Keras' formats, or `filepath` is a folder that has
+            something else in it.
         """
+        if format != "tf_saved_model":
+            raise ValueError(
+                f"`format` must be 'tf_saved_model'. Received: format={format!r}, which has no "
+                "place for two functions"
+            )
         with without_xla():  # TensorFlow Serving, for one, has no XLA.
             export.export(self, filepath)
-
-
-def _check_distribution(distribution: tfd.Distribution) -> None:
-    if not isinstance(distribution, tfd.Distribution):
-        raise TypeError(
-            "`distribution` must be a Flow or another tfd.Distribution. "
-            f"Received: distribution={distribution!r}"
-        )
-    dtype = distribution.dtype
-    if not (isinstance(dtype, tf.DType) and dtype.is_floating):
-        raise ValueError(f"`distribution` must have one floating dtype. Received: dtype={dtype}")
-    if distribution.batch_shape != ():
-        raise ValueError(
-            "`distribution` must have batch_shape (): make batches events by tfd.Independent. "
-            f"Received: batch_shape={distribution.batch_shape}"
-        )
-    if not distribution.event_shape.is_fully_defined():
-        raise ValueError(
-            "`distribution` must have a known event shape. "
-            f"Received: event_shape={distribution.event_shape}"
-        )

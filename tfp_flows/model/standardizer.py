@@ -129,6 +129,9 @@ class Standardizer(keras.layers.Layer):
             raise ValueError(f"Events must have shape ({expected}). Received: {tuple(x.shape)}")
         return (x - self.shift) / self.scale
 
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        return tuple(input_shape)
+
     def inverse(self, z: tf.Tensor) -> tf.Tensor:
         """From standardized units to those of the data."""
         return z * self.scale + self.shift

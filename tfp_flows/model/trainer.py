@@ -1,4 +1,4 @@
-"""MaximumLikelihood: how a density is trained and evaluated with `keras.Model`'s methods."""
+"""MaximumLikelihood: the methods of `keras.Model` by which a density is trained and evaluated."""
 
 from __future__ import annotations
 
@@ -21,145 +21,17 @@ from tfp_flows.model.data import (
     pack,
     pairs,
     split_off,
-    unpack,
 )
-from tfp_flows.model.execution import StepsAtATime
-from tfp_flows.model.guard import StopOnNonFinite, all_finite, mean_loss
-from tfp_flows.model.replicas import check_scope, replica_count, sum_over_replicas, update_if
-from tfp_flows.ops.internals import loss_tracker
+from tfp_flows.model.guard import StopOnNonFinite, mean_loss
+from tfp_flows.model.likelihood import Likelihood
 
 __all__ = ["MaximumLikelihood"]
 
 _ROWS_JUDGED = 4096  # At a time.
 
 
-class MaximumLikelihood(StepsAtATime):
-    """A Keras model whose loss is the mean negative log-likelihood of its data, in nats.
-
-    A subclass has `event_dtype`, `event_shape`, `context_shape`, `log_prob(x, context)`,
-    `initialize_from(pairs)`, which is called before training and may look at the first batch, and
-    `explain_non_finite(pairs)`, which says in a sentence what made the loss not finite.
-    """
-
-    event_dtype: str
-    event_shape: tf.TensorShape
-    context_shape: tuple[int, ...] | None
-
-    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        """`log_prob` of `x`, or of `(context, x)`."""
-        context, x = inputs if isinstance(inputs, tuple | list) else (None, inputs)
-        return self.log_prob(x, context)
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> tf.Tensor:
-        """Mean negative log-likelihood; with the layers' losses in training.
-
-        On the replicas of a `tf.distribute` strategy it is this one's share: their sum is the mean
-        over the rows of all.
-        """
-        loss, replicas = -y_pred, replica_count()
-        if sample_weight is not None:
-            loss *= tf.reshape(tf.cast(sample_weight, loss.dtype), tf.shape(loss))
-        if replicas == 1:
-            loss = tf.reduce_mean(loss)
-        else:  # Of the last rows of an epoch, one replica may have fewer, or none.
-            (rows,) = sum_over_replicas([tf.cast(tf.size(loss), loss.dtype)])
-            loss = tf.reduce_sum(loss) / rows
-        if training:
-            loss += sum(tf.cast(penalty, loss.dtype) for penalty in self.losses) / replicas
-        return loss
-
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One update, which is left out, with a loss of NaN, if a number of it is not finite.
-
-        It is left out, too, after a loss of this epoch that was not finite.
-        """
-        inputs, weight = unpack(data)
-        weights = self.trainable_weights
-        with tf.GradientTape() as tape:
-            log_prob = self(inputs, training=True)
-            loss = self.compute_loss(inputs, None, log_prob, weight, training=True)
-            scaled_loss = self.optimizer.scale_loss(loss)
-        # Of many steps at a time, those after the first bad loss change nothing either.
-        loss, before, *gradients = sum_over_replicas(
-            [loss, loss_tracker(self).total, *tape.gradient(scaled_loss, weights)]
-        )
-        numbers = [loss, before]
-        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            # That optimizer meets infinite gradients in its search for a scale, and skips them.
-            numbers += gradients
-        finite = all_finite(numbers)
-        update_if(finite, self.optimizer, gradients, weights)
-        loss = tf.where(finite, loss, tf.constant(np.nan, loss.dtype))
-        loss_tracker(self).update_state(loss, sample_weight=tf.size(log_prob))
-        return self.compute_metrics(inputs, None, log_prob, weight)
-
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """The loss of one batch, without the layers' losses."""
-        inputs, weight = unpack(data)
-        log_prob = self(inputs, training=False)
-        loss = self.compute_loss(inputs, None, log_prob, weight, training=False)
-        (loss,) = sum_over_replicas([loss])
-        loss_tracker(self).update_state(loss, sample_weight=tf.size(log_prob))
-        return self.compute_metrics(inputs, None, log_prob, weight)
-
-    def predict_step(self, data: Any) -> tf.Tensor:
-        """The log-densities of one batch."""
-        inputs, _ = unpack(data)
-        return super().predict_step((inputs,))
-
-    def compile(
-        self,
-        optimizer: str | keras.optimizers.Optimizer = "rmsprop",
-        loss: None = None,
-        loss_weights: None = None,
-        metrics: Any = None,
-        weighted_metrics: Any = None,
-        run_eagerly: bool = False,
-        steps_per_execution: int | str = "auto",
-        jit_compile: bool | str = "auto",
-        auto_scale_loss: bool = True,
-    ) -> None:
-        """Choose the optimizer and how steps are run; see `keras.Model.compile`.
-
-        `jit_compile="auto"` is Keras' choice: XLA on GPU, plain graphs on CPU. There, the splines
-        are compiled by XLA alone, and the networks around them are faster without it.
-        `steps_per_execution="auto"` runs 32 steps at a time where a step takes little work (see
-        `fit`), else one.
-
-        Raises:
-          ValueError: a loss, weights of losses or metrics are given: all of them compare with
-            targets, and a density has none; or the model was made in the scope of a `tf.distribute`
-            strategy, and the optimizer was not.
-        """
-        arguments.check_compile(loss, loss_weights, metrics, weighted_metrics)
-        self._chooses_steps = steps_per_execution == "auto"
-        self._traced = {}
-        with self.distribute_strategy.scope():
-            super().compile(
-                optimizer,
-                run_eagerly=run_eagerly,
-                steps_per_execution=1 if self._chooses_steps else steps_per_execution,
-                jit_compile=jit_compile,
-                auto_scale_loss=auto_scale_loss,
-            )
-            check_scope([v.value for v in self.optimizer.variables], "`optimizer`")
-
-    def get_compile_config(self) -> dict[str, Any] | None:
-        config = super().get_compile_config()
-        if config and self._chooses_steps:
-            config["steps_per_execution"] = "auto"
-        return config
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.build_optimizer()
+class MaximumLikelihood(Likelihood):
+    """`fit`, `evaluate` and `predict` of a density, and the same on one batch."""
 
     def fit(
         self,
@@ -216,7 +88,7 @@ class MaximumLikelihood(StepsAtATime):
         self._check_shapes(x, y, sample_weight)
         if isinstance(validation_data, tuple):
             self._check_shapes(*validation_data[:3])
-        self._check_trainable()
+        self.check_trainable()
         self.initialize_from(pairs(*_training_rows(x, y, validation_split)))
         self.build_optimizer()
         if isinstance(validation_data, tuple | list):
@@ -322,21 +194,43 @@ class MaximumLikelihood(StepsAtATime):
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
             )
 
-    def build_optimizer(self) -> None:
-        """Make the optimizer's variables now: in the training step, they have it traced twice."""
-        if self.compiled and not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """One step on the events `x`, or on `y` given the context `x`."""
+        arguments.check_fit(class_weight=class_weight)
+        x, y = self._batch(x, y)
+        self.check_trainable()
+        if not self.optimizer.built:  # The first step of all.
+            self.initialize_from(pairs(x, y))
+            self.build_optimizer()
+        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
-    def _check_trainable(self) -> None:
-        """Raise a ValueError unless there are weights to train, on all replicas."""
-        if not self.trainable_weights:
-            raise ValueError(
-                "`fit` has nothing to train: all weights are frozen. Set `trainable = True` on the "
-                "model or on a layer."
-            )
-        with self.distribute_strategy.scope():
-            check_scope([weight.value for weight in self.weights], "The model")
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """Mean negative log-likelihood of the events `x`, or of `y` given `x`, in nats."""
+        x, y = self._batch(x, y)
+        return super().test_on_batch(x, y, sample_weight, return_dict=return_dict)
+
+    def predict_on_batch(self, x: Any) -> np.ndarray:
+        """Log-density in nats of every row of `x`, an array or `(context, x)`."""
+        x, _ = self._batch(x, None)
+        if self.distribute_strategy.num_replicas_in_sync > 1:  # Each would return all rows.
+            rows = len(x[0] if isinstance(x, tuple | list) else x)
+            return self.predict(x, batch_size=rows, verbose=0)
+        return super().predict_on_batch(x)
+
+    def _batch(self, x: Any, y: Any) -> tuple[Any, Any]:
+        x, y = check_inputs(*arguments.context_and_events(x, y))
+        arguments.require_rows(x)
+        self._check_shapes(x, y)
+        return x, y
 
     def _check_shapes(self, x: Any, y: Any = None, sample_weight: Any = None) -> None:
         """Raise a ValueError unless arrays have the shapes of context and events."""

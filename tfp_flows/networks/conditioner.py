@@ -31,12 +31,21 @@ class _ParameterNetwork(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor, transposed: bool = False) -> tf.Tensor:
         """Parameters `(n, outputs)`; or `(outputs, n)`."""
+        if self.head.quantization_mode is not None:
+            raise ValueError(
+                "The last layer of a conditioner must not be quantized: densities need its full "
+                f"precision. Received: quantization_mode={self.head.quantization_mode!r}"
+            )
         features = self.features(inputs)
         if not transposed:
             return self.head(features)
         features = tf.cast(features, self.head.variable_dtype)
-        weights = self.head.kernel.value, self.head.bias.value
-        return _transposed_dense(features, *map(tf.convert_to_tensor, weights))
+        # The kernel is no variable but a sum where Keras' LoRA is on.
+        kernel, bias = map(tf.convert_to_tensor, (self.head.kernel, self.head.bias))
+        return _transposed_dense(features, kernel, bias)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        return (*input_shape[:-1], self.head.units)
 
 
 @tf.custom_gradient

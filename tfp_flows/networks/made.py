@@ -180,6 +180,9 @@ class MADE(keras.layers.Layer):
         parameters = tf.matmul(hidden, output_kernel) + output_bias
         return tf.reshape(parameters, [-1, self.parameter_count, self.event_size])
 
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        return (input_shape[0], self.parameter_count, self.event_size)
+
     def adds(self, layer: int) -> bool:
         """Whether a hidden layer is added to the one two before it."""
         return self.residual and layer >= 2 and layer % 2 == 0

@@ -1,0 +1,134 @@
+"""Under `tf.distribute`, two devices train as one does. Devices must be set up first: a process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SETUP = """
+import contextlib, tempfile, warnings
+import keras, numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tensorflow_probability import bijectors as tfb, distributions as tfd
+from tfp_flows import FlowModel, flows
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+data = (np.random.default_rng(0).normal(size=(65, 2)) * [1, 3] + [0, 1]).astype("float32")
+
+def real_nvp():
+    return flows.real_nvp(2, layers=1, hidden_units=(4,), actnorm=True, seed=0)
+
+def made(scope, optimizer, flow=real_nvp, **options):
+    with scope():
+        model = FlowModel(flow())
+        model.compile(optimizer(), **options)
+    return model
+
+def results(scope, optimizer, flow=real_nvp, options=None, **fit):
+    model = made(scope, optimizer, flow, **(options or {}))
+    model.adapt(data)
+    # 65 rows are 4 batches and one row more, of which one device sees none.
+    fit = {"epochs": 2, "batch_size": 16, "shuffle": False, "verbose": 0} | fit
+    history = model.fit(data, **fit).history
+    losses = np.concatenate([*history.values(), [model.evaluate(data, verbose=0)]])
+    return [losses, model.predict(data, verbose=0, batch_size=16), *model.get_weights()]
+
+def same(*arguments, **options):
+    spread = results(strategy.scope, *arguments, **options)
+    alone = results(contextlib.nullcontext, *arguments, **options)
+    for a, b in zip(spread, alone, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
+"""
+
+SCRIPTS = {
+    "adam, weights, validation": """
+same(
+    lambda: keras.optimizers.Adam(1e-2),
+    sample_weight=np.linspace(0, 2, 65).astype("float32"),
+    validation_split=0.2,
+)
+""",
+    "clipped gradients, eager, free variables": """
+same(lambda: keras.optimizers.SGD(1e-2, momentum=0.9, clipnorm=0.1))
+def free():
+    mean, shift = tf.Variable([0.0, 1.0]), tfb.Shift(tf.Variable([1.0, 2.0]))
+    return tfd.TransformedDistribution(tfd.MultivariateNormalDiag(mean), shift)
+same(lambda: keras.optimizers.AdamW(1e-2), free, {"run_eagerly": True})
+""",
+    "scaled losses": """
+same(lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-2)))
+""",
+    "the guard": """
+class Poison(keras.optimizers.SGD):
+    def update_step(self, gradient, variable, learning_rate):
+        bad = tf.where(self.iterations >= 3, np.nan, 0.0) * tf.ones_like(variable)
+        variable.assign_add(0.001 + bad)
+
+kept = []
+for scope in (strategy.scope, contextlib.nullcontext):
+    model = made(scope, Poison)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(data, batch_size=32, epochs=4, verbose=0, shuffle=False)
+    (message,) = [str(w.message) for w in caught if "Training stopped" in str(w.message)]
+    assert "those of the end of epoch 1" in message, message
+    assert np.isfinite(model.predict(data, verbose=0)).all()
+    kept.append(model.get_weights())
+for a, b in zip(*kept, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+""",
+    "files, batches, scopes": """
+model = made(strategy.scope, lambda: "adam")
+model.fit(data, verbose=0)
+expected = model.predict(data, verbose=0)
+assert model.predict_on_batch(data).shape == (65,)
+np.testing.assert_allclose(model.log_prob(data), expected, atol=1e-5)
+with tempfile.TemporaryDirectory() as folder:
+    model.save(folder + "/flow.keras")
+    model.save_weights(folder + "/flow.weights.h5")
+    with strategy.scope():
+        inside = FlowModel.load(folder + "/flow.keras")
+    outside = FlowModel.load(folder + "/flow.keras")
+    model.export(folder + "/saved")
+    saved = tf.saved_model.load(folder + "/saved")
+for loaded in (inside, outside):
+    np.testing.assert_allclose(loaded.predict(data, verbose=0), expected, atol=1e-6)
+    loaded.fit(data, verbose=0)
+np.testing.assert_allclose(saved.log_prob(data), expected, atol=1e-5)
+
+def refused(function):
+    try:
+        function()
+    except ValueError as error:
+        assert "inside the scope of the same strategy" in str(error), error
+    else:
+        raise AssertionError("no error")
+
+def made_inside(flow):
+    with strategy.scope():
+        FlowModel(flow)
+
+def fitted_inside(model):
+    with strategy.scope():
+        model.fit(data, verbose=0)
+
+refused(lambda: made_inside(real_nvp()))
+refused(lambda: FlowModel(model.distribution))
+refused(lambda: model.compile(keras.optimizers.Adam()))
+refused(lambda: fitted_inside(outside))
+""",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_two_devices_are_as_one(script):
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(root)}
+    code = SETUP + SCRIPTS[script]
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=root
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
