@@ -124,7 +124,9 @@ class Recipe:
                 f"{source} must have {size} columns ({', then '.join(parts)}): no flow.json tells "
                 f"their names. Received: {len(names)}."
             )
-        taken: dict[str, Any] = {part: [names.pop(0) for _ in getattr(self, part)] for part in parts}
+        taken: dict[str, Any] = {
+            part: [names.pop(0) for _ in getattr(self, part)] for part in parts
+        }
         return dataclasses.replace(self, **taken)
 
     def rows(self, frame: pd.DataFrame, source: str) -> Rows:
