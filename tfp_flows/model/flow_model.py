@@ -169,7 +169,7 @@ class FlowModel(SavableModel):
         """
         if scale not in ("standard", "robust"):
             raise ValueError(f"`scale` must be 'standard' or 'robust'. Received: scale={scale!r}")
-        context, events = collect(*check_inputs(x, y))
+        context, events = collect(*check_inputs(x, y)[:2])
         raw = getattr(self.distribution, "needs_raw_data", False)
         if context is not None and self.context_size is None:
             raise ValueError("`adapt` was given context, but the distribution takes none.")

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.model.adam import one_operation_a_weight
-from tfp_flows.model.arrays import check_numbers, is_array
+from tfp_flows.model.arrays import is_array
 from tfp_flows.model.data import (
     arrays_of,
     check_finite,
@@ -22,6 +22,7 @@ from tfp_flows.model.data import (
     pack,
     pairs,
     split_off,
+    training_rows,
     unpack,
 )
 from tfp_flows.model.guard import StopOnNonFinite, all_finite
@@ -171,26 +172,23 @@ class MaximumLikelihood(keras.Model):
         Raises:
           ValueError: a value of the data is not finite; the message names row and column.
         """
-        x, y = check_inputs(x, y)
-        if sample_weight is not None:
-            sample_weight = check_numbers(sample_weight, "sample_weight")
+        x, y, sample_weight = check_inputs(x, y, sample_weight)
         if isinstance(validation_data, tuple | list):
-            names = ("validation_data[0]", "validation_data[1]")
-            validation_data = *check_inputs(*validation_data[:2], names=names), *validation_data[2:]
+            names = [f"validation_data[{i}]" for i in range(3)]
+            validation_data = check_inputs(*validation_data, names=names)
+            self._check_shapes(*validation_data)
         for part, name in (
             (x, "x"),
             (y, "y"),
             (sample_weight, "sample_weight"),
             (validation_data, "validation_data"),
         ):
-            if not (part is x and isinstance(x, tf.data.Dataset) and steps_per_epoch):
-                # A dataset that is not read to its end may be huge.
+            unread = part is x and isinstance(x, tf.data.Dataset) and steps_per_epoch
+            if not unread:  # A dataset that is not read to its end may be huge.
                 check_finite(part, name, self.event_dtype)
         self._check_shapes(x, y, sample_weight)
-        if isinstance(validation_data, tuple):
-            self._check_shapes(*validation_data[:3])
         guard = StopOnNonFinite(lambda: self.explain_non_finite(pairs(x, y)))
-        self.initialize_from(pairs(*_training_rows(x, y, validation_split)))
+        self.initialize_from(pairs(*training_rows(x, y, validation_split)))
         self.build_optimizer()
         if isinstance(validation_data, tuple | list):
             validation_data = pack(*validation_data)
@@ -250,9 +248,7 @@ class MaximumLikelihood(keras.Model):
 
         As everywhere in Keras, weighted rows are summed and divided by their number.
         """
-        x, y = check_inputs(x, y)
-        if sample_weight is not None:
-            sample_weight = check_numbers(sample_weight, "sample_weight")
+        x, y, sample_weight = check_inputs(x, y, sample_weight)
         self._check_shapes(x, y, sample_weight)
         x, y, sample_weight = pack(x, y, sample_weight)
         with self._floatx():
@@ -279,7 +275,7 @@ class MaximumLikelihood(keras.Model):
         """Log-density in nats of every row of `x`, an array or `(context, x)`."""
         if hasattr(batch_size, "shape"):
             raise ValueError("`x` must be one argument: call `predict((context, x))`.")
-        x, _ = check_inputs(x)
+        x, _, _ = check_inputs(x)
         self._check_shapes(x)
         with self._floatx():
             return super().predict(
@@ -352,15 +348,3 @@ def _watches_batches(callback: keras.callbacks.Callback) -> bool:
         is not getattr(keras.callbacks.Callback, name)
         for name in names
     )
-
-
-def _training_rows(x: Any, y: Any, validation_split: float) -> tuple[Any, Any]:
-    """Arrays without the rows at their end that Keras will split off; anything else as it is."""
-    if not validation_split:
-        return x, y
-
-    def training(part: Any) -> Any:
-        return part[: int(len(part) * (1 - validation_split))] if hasattr(part, "shape") else part
-
-    x = tuple(map(training, x)) if isinstance(x, tuple | list) else training(x)
-    return x, training(y)

@@ -257,7 +257,7 @@ def draw_histogram(
 ) -> None:
     """Draws a histogram that adds up to the share of the values within the limits."""
     low, high = limits
-    edges = np.linspace(low, high, 1 + int(np.clip(len(values) ** 0.5, 24, 48)))
+    edges = np.linspace(low, high, 1 + int(np.clip(len(values) ** 0.5, 24, 48))).tolist()
     weights = np.full(len(values), 1 / (len(values) * (edges[1] - edges[0])))
     style = {"histtype": "stepfilled", "alpha": 0.5} if filled else {"histtype": "step"}
     axis.hist(values, edges, weights=weights, color=color, label=label, **style)
