@@ -32,6 +32,7 @@ __all__ = ["MaximumLikelihood"]
 
 _CHEAP_STEP = 1e9  # Rows times parameters: on two cores, some 0.1 seconds.
 _STEPS_AT_A_TIME = 32
+_VALIDATION_NAMES = [f"validation_data[{i}]" for i in range(3)]
 
 
 class MaximumLikelihood(keras.Model):
@@ -174,17 +175,12 @@ class MaximumLikelihood(keras.Model):
         """
         x, y, sample_weight = check_inputs(x, y, sample_weight)
         if isinstance(validation_data, tuple | list):
-            names = [f"validation_data[{i}]" for i in range(3)]
-            validation_data = check_inputs(*validation_data, names=names)
+            validation_data = check_inputs(*validation_data, names=_VALIDATION_NAMES)
             self._check_shapes(*validation_data)
-        for part, name in (
-            (x, "x"),
-            (y, "y"),
-            (sample_weight, "sample_weight"),
-            (validation_data, "validation_data"),
-        ):
-            unread = part is x and isinstance(x, tf.data.Dataset) and steps_per_epoch
-            if not unread:  # A dataset that is not read to its end may be huge.
+        given = {"x": x, "y": y, "sample_weight": sample_weight, "validation_data": validation_data}
+        for name, part in given.items():
+            # A dataset that is not read to its end may be huge.
+            if not (part is x and isinstance(x, tf.data.Dataset) and steps_per_epoch):
                 check_finite(part, name, self.event_dtype)
         self._check_shapes(x, y, sample_weight)
         guard = StopOnNonFinite(lambda: self.explain_non_finite(pairs(x, y)))
