@@ -68,10 +68,10 @@ def test_a_context_of_none_is_none(model):
     assert model.test_on_batch(None, DATA) == pytest.approx(expected)
     model.fit(None, DATA, verbose=0)
     for method in (model.fit, model.evaluate, model.train_on_batch, model.test_on_batch):
-        with pytest.raises(ValueError, match="`x` must hold numbers.*None"):
+        with pytest.raises(ValueError, match=r"`x` must hold numbers.*None"):
             method(None)
     for method in (model.predict, model.predict_on_batch, model.adapt):
-        with pytest.raises(ValueError, match="`x` must hold numbers.*None"):
+        with pytest.raises(ValueError, match=r"`x` must hold numbers.*None"):
             method(None)
 
 

@@ -20,7 +20,7 @@ call. `tfp_flows.distributions.toys` has the formulas.
 
 from collections.abc import Sequence
 from importlib import resources
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -40,7 +40,7 @@ __all__ = [
     "two_spirals",
 ]
 
-DType = tf.DType | str
+DType: TypeAlias = tf.DType | str
 
 
 class Table(NamedTuple):

@@ -249,7 +249,7 @@ def _sizes(arguments: Any) -> Iterable[int]:
     """The integers of a config that may be sizes: of a list the largest, and no seeds."""
     if isinstance(arguments, dict):
         for name, value in arguments.items():
-            if name != "seed":
+            if name not in ("seed", "shared_object_id"):  # The second is of Keras.
                 yield from _sizes(value)
     elif isinstance(arguments, list | tuple):
         found = [size for item in arguments for size in _sizes(item)]

@@ -5,8 +5,9 @@
     tfp-flows sample runs/data -n 1000 --out more.csv
     tfp-flows plot runs/data --out pictures
 
-What the user got wrong is one line on standard error and exit code 1, before anything is written;
-any other error shows its traceback.
+What the user got wrong is one line on standard error and exit code 1, before anything is written,
+and so is a disk that is full: files are written whole or not at all. Any other error shows its
+traceback.
 """
 
 from tfp_flows.cli.commands import app, main

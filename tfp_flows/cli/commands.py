@@ -18,6 +18,7 @@ from typer import Argument, Option
 from tfp_flows.cli import options, tables
 from tfp_flows.cli.recipe import Recipe
 from tfp_flows.cli.tables import InputError
+from tfp_flows.ops.files import atomic_write
 
 __all__ = ["app", "main"]
 
@@ -48,9 +49,18 @@ def main() -> None:
 def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
-    except InputError as error:
-        typer.echo(f"Error: {error}", err=True)
+    except BrokenPipeError:
+        raise
+    except (InputError, OSError) as error:
+        typer.echo(f"Error: {_in_words(error)}", err=True)
         raise typer.Exit(1) from error
+
+
+def _in_words(error: InputError | OSError) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    text = " ".join((error.strerror or str(error)).split())
+    return f"{error.filename}: {text}." if error.filename else f"{text}."
 
 
 @app.command()
@@ -158,9 +168,11 @@ def fit(
                 model.optimizer.learning_rate.assign(learning_rate)
         else:
             model = fitting.new_model(recipe, train, learning_rate=learning_rate)
-            _make_folder(out, new=True)
-            dataclasses.replace(recipe, digest=rows.digest()).save(out / "flow.json")
-            model.save(out / "flow.keras")
+            _make_folder(out.parent)
+            with atomic_write(out, overwrite=False) as folder:
+                folder.mkdir()
+                dataclasses.replace(recipe, digest=rows.digest()).save(folder / "flow.json")
+                model.save(folder / "flow.keras")
 
     given = f" given {_listed(recipe.context)}" if recipe.context else ""
     typer.echo(f"{data}: {_listed(recipe.columns)}{given}.")
@@ -171,24 +183,26 @@ def fit(
     weights = sum(math.prod(v.shape) for v in model.trainable_variables)
     typer.echo(f"{recipe.flow}: {weights:,} weights, {model.event_dtype}.")
     try:
-        fitting.train(
-            model,
-            train,
-            held_out,
-            out,
-            epochs=epochs,
-            patience=patience,
-            batch_size=batch_size,
-            noise=noise,
-            seed=recipe.seed,
-        )
+        with _errors_in_one_line():
+            fitting.train(
+                model,
+                train,
+                held_out,
+                out,
+                epochs=epochs,
+                patience=patience,
+                batch_size=batch_size,
+                noise=noise,
+                seed=recipe.seed,
+            )
     except KeyboardInterrupt:
         typer.echo(f"\nInterrupted: `tfp-flows fit --resume --out {out}` goes on.", err=True)
         raise typer.Exit(130) from None
     if len(test_rows):
         fitting.compare(model, f"{recipe.flow} flow", train, test_rows)
     typer.echo("")
-    written = fitting.draw(model, recipe, rows, out, history=out / "history.csv")
+    with _errors_in_one_line():
+        written = fitting.draw(model, recipe, rows, out, history=out / "history.csv")
     typer.echo(f"Wrote to {out}: flow.keras, flow.json, history.csv, {', '.join(written)}")
 
 
@@ -250,7 +264,7 @@ def sample(
             raise InputError(f"--context: {model} takes no context.")
         n = n or (1000 if frame is None else 1)
         c = None
-        if frame is not None:
+        if frame is not None and context is not None:
             recipe = recipe.named_by(frame, context, ["context"])
             c = tables.numbers(frame, recipe.context, context)
         seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
@@ -286,18 +300,19 @@ def plot(
         if data is None and recipe.context:
             raise InputError(f"{model} has a context: give DATA with values of it.")
         rows = None
-        if frame is not None:
+        if frame is not None and data is not None:
             recipe = recipe.named_by(frame, data)
             rows = recipe.rows(frame, data)
         _make_folder(out)
     history = folder / "history.csv" if recipe.data else None
-    written = fitting.draw(flow, recipe, rows, out, history=history)
+    with _errors_in_one_line():
+        written = fitting.draw(flow, recipe, rows, out, history=history)
     typer.echo(f"Wrote to {out}: {', '.join(written)}")
 
 
-def _make_folder(path: Path, *, new: bool = False) -> None:
+def _make_folder(path: Path) -> None:
     try:
-        path.mkdir(parents=True, exist_ok=not new)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The folder {path} cannot be made: {error.strerror}.") from error
 

@@ -20,6 +20,7 @@ from tfp_flows.cli import baselines
 from tfp_flows.cli.recipe import Recipe, Rows
 from tfp_flows.cli.tables import InputError
 from tfp_flows.model import FlowModel
+from tfp_flows.ops.files import atomic_write
 
 __all__ = [
     "Progress",
@@ -122,7 +123,7 @@ def train(
             save_best_only=True,
             initial_value_threshold=before.best,
         ),
-        keras.callbacks.CSVLogger(str(out / "history.csv"), append=True),
+        _History(out / "history.csv"),
         *([_Bar(epochs)] if brief else []),
     ]
     keras.utils.set_random_seed(seed + before.epochs)
@@ -178,10 +179,31 @@ def progress(history: Path) -> Progress:
     return Progress(int(logs[-1]["epoch"]) + 1, losses.get(best), best)
 
 
+class _History(keras.callbacks.Callback):
+    """Keras' `CSVLogger`, appending, by which no epoch is written in part: also of a full disk."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._text = path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        log = {"epoch": epoch, **dict(sorted((logs or {}).items()))}
+        names = next(csv.reader([self._text.partition("\n")[0]]), []) or list(log)
+        lines = io.StringIO()
+        writer = csv.writer(lines, lineterminator="\n")
+        if not self._text:
+            writer.writerow(names)
+        writer.writerow([log.get(name, "NA") for name in names])
+        self._text += lines.getvalue()
+        with atomic_write(self._path) as part:
+            part.write_text(self._text, encoding="utf-8")
+
+
 class _Bar(keras.callbacks.Callback):
     """Keras' progress bar, one for all epochs; on no terminal, a line every few seconds."""
 
-    def __init__(self, epochs: int):
+    def __init__(self, epochs: int) -> None:
         super().__init__()
         self._bar = keras.utils.Progbar(
             epochs,
@@ -191,12 +213,12 @@ class _Bar(keras.callbacks.Callback):
         )
         self._done = 0
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._done = epoch + 1
         logs = {k: v for k, v in (logs or {}).items() if k in ("loss", "val_loss")}
         self._bar.update(self._done, list(logs.items()), finalize=False)
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         self._bar.update(self._done, finalize=True)
 
 
@@ -284,7 +306,7 @@ def draw(
       history: `history.csv` of the fit.
 
     Returns:
-      The names of the files.
+      The names of the files, each of which is written whole.
     """
     columns, context = recipe.columns, recipe.context
     y, c = (None, None) if rows is None else (rows.y, rows.c)
@@ -308,5 +330,6 @@ def draw(
     if history is not None and progress(history).epochs:
         pictures["history"] = plots.history(history)
     for name, picture in pictures.items():
-        picture.savefig(out / f"{name}.png", dpi=150)
+        with atomic_write(out / f"{name}.png") as part:
+            picture.savefig(part, dpi=150)
     return [f"{name}.png" for name in pictures]

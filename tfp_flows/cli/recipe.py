@@ -13,6 +13,7 @@ import numpy as np
 
 from tfp_flows.cli import tables
 from tfp_flows.cli.tables import InputError
+from tfp_flows.ops.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +97,10 @@ class Recipe:
             raise InputError(f"{path} was not written by tfp-flows: {error}") from error
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+        """Write it as JSON, for `load`."""
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        with atomic_write(path) as part:
+            part.write_text(text, encoding="utf-8")
 
     def check_resumed(self, asked: Mapping[str, Any], out: Path) -> None:
         """Raise an InputError if the user asks for something else than `out` was fitted with."""
@@ -120,7 +124,9 @@ class Recipe:
                 f"{source} must have {size} columns ({', then '.join(parts)}): no flow.json tells "
                 f"their names. Received: {len(names)}."
             )
-        taken = {part: [names.pop(0) for _ in getattr(self, part)] for part in parts}
+        taken: dict[str, Any] = {
+            part: [names.pop(0) for _ in getattr(self, part)] for part in parts
+        }
         return dataclasses.replace(self, **taken)
 
     def rows(self, frame: pd.DataFrame, source: str) -> Rows:

@@ -6,14 +6,18 @@ and the row where there is one. Rows count from 1, without the header.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
+
+from tfp_flows.ops.files import atomic_write
 
 if TYPE_CHECKING:  # otherwise imported when a table is read: `import tfp_flows` stays light
     import pandas as pd
@@ -134,15 +138,31 @@ def write(out: Path | None, columns: Sequence[str], values: Sequence[np.ndarray]
     import pandas as pd
 
     frame = pd.concat([pd.Series(v) for v in values], axis=1, keys=range(len(columns)))
-    options = {"index": False, "header": list(columns), "lineterminator": "\n"}
-    if out is None:
-        frame.to_csv(sys.stdout, **options)
-        return
+
+    def write_to(file: TextIO) -> None:
+        frame.to_csv(file, index=False, header=list(columns), lineterminator="\n")
+
     try:
-        with out.open("x", encoding="utf-8", newline="") as file:
-            frame.to_csv(file, **options)
+        if out is None:
+            write_to(sys.stdout)
+            sys.stdout.flush()
+            return
+        with atomic_write(out, overwrite=False) as part, part.open("w", encoding="utf-8") as file:
+            write_to(file)
+    except BrokenPipeError:  # `tfp-flows score ... | head` has read enough.
+        raise
     except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}.") from error
+        if out is None:
+            _close_stdout()
+        raise InputError(
+            f"{out or 'Standard output'} cannot be written: {error.strerror or error}."
+        ) from error
+
+
+def _close_stdout() -> None:
+    """Drop what could not be written: Python would try again at its end, and say so."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _csv(path: Path) -> pd.DataFrame:

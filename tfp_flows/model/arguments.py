@@ -14,7 +14,6 @@ __all__ = [
     "check_compile",
     "check_distribution",
     "check_fit",
-    "context_and_events",
     "has_no_rows",
     "require_rows",
 ]
@@ -88,11 +87,6 @@ def check_batch_size(batch_size: Any, name: str = "batch_size") -> None:
         or batch_size < 1
     ):
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={batch_size!r}")
-
-
-def context_and_events(x: Any, y: Any) -> tuple[Any, Any]:
-    """The arguments with events alone as the first, where the context is given as None."""
-    return (y, None) if x is None else (x, y)
 
 
 def has_no_rows(x: Any) -> bool:

@@ -25,28 +25,40 @@ __all__ = [
     "pack",
     "pairs",
     "split_off",
+    "training_rows",
     "unpack",
 ]
 
 
-def check_inputs(x: Any, y: Any = None, names: Sequence[str] = ("x", "y")) -> tuple[Any, Any]:
-    """Context and events, or events alone, as `fit` takes them, of arrays of numbers.
+def check_inputs(
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    names: Sequence[str] = ("x", "y", "sample_weight"),
+) -> tuple[Any, Any, Any]:
+    """Context and events, or events alone, and weights, as `fit` takes them, of arrays of numbers.
 
-    Lists of numbers become arrays, and pandas' nullable columns plain ones.
+    Lists of numbers become arrays, and pandas' nullable columns plain ones. A context of None is
+    none: events then come first.
 
     Raises:
       ValueError: a part is missing, or holds something else than real numbers; the message calls
         it as `names` do. `x` is a tuple of another number of arrays than two, and there is no `y`.
     """
+    if sample_weight is not None:
+        sample_weight = check_numbers(sample_weight, names[2])
+    if x is None:
+        x, y = y, None
     if y is not None:
-        return check_numbers(x, names[0]), check_numbers(y, names[1])
+        return check_numbers(x, names[0]), check_numbers(y, names[1]), sample_weight
     if not _is_pair(x):
-        return check_numbers(x, names[0]), None
+        return check_numbers(x, names[0]), None, sample_weight
     if len(x) != 2:
         raise ValueError(
             f"`{names[0]}` must be events, or a pair (context, events). Received: {len(x)} arrays"
         )
-    return tuple(check_numbers(part, f"{names[0]}[{i}]") for i, part in enumerate(x)), None
+    pair = tuple(check_numbers(part, f"{names[0]}[{i}]") for i, part in enumerate(x))
+    return pair, None, sample_weight
 
 
 def _is_pair(x: Any) -> bool:
@@ -222,3 +234,15 @@ def epoch_of_batches(
     if len(tensors) == 1:
         batches = batches.map(lambda part: part)
     return batches.apply(tf.data.experimental.assert_cardinality(-(-rows // batch_size)))
+
+
+def training_rows(x: Any, y: Any, validation_split: float) -> tuple[Any, Any]:
+    """Arrays without the rows at their end that Keras will split off; anything else as it is."""
+    if not validation_split:
+        return x, y
+
+    def training(part: Any) -> Any:
+        return part[: int(len(part) * (1 - validation_split))] if is_array(part) else part
+
+    x = tuple(map(training, x)) if isinstance(x, tuple | list) else training(x)
+    return x, training(y)

@@ -154,7 +154,7 @@ def _warn_of_constants(columns: list[str], name: str) -> None:
 def _warn_of_outlier(outlier: Outlier, name: str, names: Any) -> None:
     low, high = outlier.bulk
     warnings.warn(
-        f"`{name}` has values far out in column {column_name(outlier.index, names)}: "
+        f"`{name}` has values far out in column {column_name(outlier.column, names)}: "
         f"{outlier.value:.6g} in row {outlier.row}, where 90 % of the values lie between {low:.6g} "
         f"and {high:.6g}. They make the standard deviation {outlier.deviation:.3g} and squeeze the "
         "others: mend these rows, take logarithms, or call `adapt(..., scale='robust')`.",

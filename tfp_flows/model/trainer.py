@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.model import arguments
-from tfp_flows.model.arrays import check_numbers, is_array
+from tfp_flows.model.arrays import is_array
 from tfp_flows.model.data import (
     arrays_of,
     check_finite,
@@ -21,6 +21,7 @@ from tfp_flows.model.data import (
     pack,
     pairs,
     split_off,
+    training_rows,
 )
 from tfp_flows.model.guard import StopOnNonFinite, mean_loss
 from tfp_flows.model.likelihood import Likelihood
@@ -28,6 +29,7 @@ from tfp_flows.model.likelihood import Likelihood
 __all__ = ["MaximumLikelihood"]
 
 _ROWS_JUDGED = 4096  # At a time.
+_VALIDATION_NAMES = [f"validation_data[{i}]" for i in range(3)]
 
 
 class MaximumLikelihood(Likelihood):
@@ -66,30 +68,22 @@ class MaximumLikelihood(Likelihood):
           ValueError: a value of the data is not finite; the message names row and column. Or there
             are no data, or nothing to train, or an argument is out of range.
         """
-        x, y = check_inputs(*arguments.context_and_events(x, y))
+        x, y, sample_weight = check_inputs(x, y, sample_weight)
         arguments.check_fit(epochs, validation_split, class_weight)
         arguments.check_batch_size(batch_size)
         arguments.check_batch_size(validation_batch_size, "validation_batch_size")
         arguments.require_rows(x)
-        if sample_weight is not None:
-            sample_weight = check_numbers(sample_weight, "sample_weight")
         if isinstance(validation_data, tuple | list):
-            names = ("validation_data[0]", "validation_data[1]")
-            validation_data = *check_inputs(*validation_data[:2], names=names), *validation_data[2:]
-        for part, name in (
-            (x, "x"),
-            (y, "y"),
-            (sample_weight, "sample_weight"),
-            (validation_data, "validation_data"),
-        ):
+            validation_data = check_inputs(*validation_data, names=_VALIDATION_NAMES)
+            self._check_shapes(*validation_data)
+        given = {"x": x, "y": y, "sample_weight": sample_weight, "validation_data": validation_data}
+        for name, part in given.items():
+            # A dataset that is not read to its end may be huge.
             if not (part is x and isinstance(x, tf.data.Dataset) and steps_per_epoch):
-                # A dataset that is not read to its end may be huge.
                 check_finite(part, name, self.event_dtype)
         self._check_shapes(x, y, sample_weight)
-        if isinstance(validation_data, tuple):
-            self._check_shapes(*validation_data[:3])
         self.check_trainable()
-        self.initialize_from(pairs(*_training_rows(x, y, validation_split)))
+        self.initialize_from(pairs(*training_rows(x, y, validation_split)))
         self.build_optimizer()
         if isinstance(validation_data, tuple | list):
             validation_data = pack(*validation_data)
@@ -153,11 +147,9 @@ class MaximumLikelihood(Likelihood):
 
         As everywhere in Keras, weighted rows are summed and divided by their number.
         """
-        x, y = check_inputs(*arguments.context_and_events(x, y))
+        x, y, sample_weight = check_inputs(x, y, sample_weight)
         arguments.check_batch_size(batch_size)
         arguments.require_rows(x)
-        if sample_weight is not None:
-            sample_weight = check_numbers(sample_weight, "sample_weight")
         self._check_shapes(x, y, sample_weight)
         x, y, sample_weight = pack(x, y, sample_weight)
         with self._floatx():
@@ -184,7 +176,7 @@ class MaximumLikelihood(Likelihood):
         """Log-density in nats of every row of `x`, an array or `(context, x)`."""
         if hasattr(batch_size, "shape"):
             raise ValueError("`x` must be one argument: call `predict((context, x))`.")
-        x, _ = check_inputs(x)
+        x, _, _ = check_inputs(x)
         arguments.check_batch_size(batch_size)
         self._check_shapes(x)
         if arguments.has_no_rows(x):
@@ -227,7 +219,7 @@ class MaximumLikelihood(Likelihood):
         return super().predict_on_batch(x)
 
     def _batch(self, x: Any, y: Any) -> tuple[Any, Any]:
-        x, y = check_inputs(*arguments.context_and_events(x, y))
+        x, y, _ = check_inputs(x, y)
         arguments.require_rows(x)
         self._check_shapes(x, y)
         return x, y
@@ -258,18 +250,6 @@ class MaximumLikelihood(Likelihood):
             yield
         finally:
             keras.config.set_floatx(before)
-
-
-def _training_rows(x: Any, y: Any, validation_split: float) -> tuple[Any, Any]:
-    """Arrays without the rows at their end that Keras will split off; anything else as it is."""
-    if not validation_split:
-        return x, y
-
-    def training(part: Any) -> Any:
-        return part[: int(len(part) * (1 - validation_split))] if hasattr(part, "shape") else part
-
-    x = tuple(map(training, x)) if isinstance(x, tuple | list) else training(x)
-    return x, training(y)
 
 
 def _batches(parts: Sequence[Any]) -> Iterator[tuple[Any, ...]]:

@@ -89,7 +89,7 @@ def check_unit(
 class Outlier(NamedTuple):
     """A value that makes a column's deviation say little about the bulk of its values."""
 
-    index: tuple[int, ...]  # Of the column.
+    column: tuple[int, ...]  # Its indices in an event.
     row: int
     value: float
     deviation: float
@@ -110,19 +110,14 @@ def find_outlier(data: np.ndarray) -> Outlier | None:
     found = np.flatnonzero((bulk > 0) & (deviation > _SQUEEZED * bulk))
     if not len(found):
         return None
-    column = int(found[0])
-    row = int(np.abs(columns[:, column] - median[column]).argmax())
-    index = tuple(int(i) for i in np.unravel_index(column, data.shape[1:])) if data.ndim > 1 else ()
-    return Outlier(
-        index,
-        row,
-        float(columns[row, column]),
-        float(deviation[column]),
-        (float(low[column]), float(high[column])),
-    )
+    k = int(found[0])
+    row = int(np.abs(columns[:, k] - median[k]).argmax())
+    column = tuple(int(i) for i in np.unravel_index(k, data.shape[1:])) if data.ndim > 1 else ()
+    bulk_limits = float(low[k]), float(high[k])
+    return Outlier(column, row, float(columns[row, k]), float(deviation[k]), bulk_limits)
 
 
-def column_name(index: Sequence[int], names: Any = None) -> str:
+def column_name(index: Sequence[int] | np.ndarray, names: Any = None) -> str:
     """A column in an error: its name, if the data have `names`, else its number or numbers."""
     if names is not None and len(index):
         return repr(names[index[0]])

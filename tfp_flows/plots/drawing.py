@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +44,8 @@ class View:
             raise ValueError(f"`flow` must have `log_prob` and `sample`. Received: flow={flow!r}")
         if n < 1:
             raise ValueError(f"`n` must be at least 1. Received: n={n}")
-        self._flow, self._kwargs, rows = flow, {}, ()
+        rows: tuple[int, ...] = ()
+        self._flow, self._kwargs = flow, {}
         if context is not None:
             if isinstance(flow, tfd.Distribution) and not isinstance(flow, Flow):
                 raise ValueError(f"`context` must be None, TFP would ignore it, for flow={flow!r}")
@@ -78,7 +79,7 @@ class View:
 
 def named_stages(flow: Any, context: Any) -> list[tuple[str, tfd.Distribution]]:
     """A name and a distribution after each of 0, 1, ..., K bijectors."""
-    distribution = getattr(flow, "distribution", None) if hasattr(flow, "fit") else flow
+    distribution: Any = getattr(flow, "distribution", None) if hasattr(flow, "fit") else flow
     if not hasattr(distribution, "bijector"):
         raise ValueError(f"`flow` must be a flow with a bijector. Received: flow={flow!r}")
     if not hasattr(flow, "stages"):
@@ -198,13 +199,18 @@ def frame(
     equal: bool = True,
 ) -> None:
     """Sets limits and words; if `equal`, x and y get one scale where their ranges are alike."""
-    for limit, set_limit in zip(limits, (axis.set_xlim, axis.set_ylim), strict=False):
+    setters: list[Callable[[Any], Any]] = [axis.set_xlim, axis.set_ylim]
+    for limit, set_limit in zip(limits, setters, strict=False):
         set_limit(limit)
     if len(limits) == 1:
         axis.set_ylim(bottom=0)
     if len(limits) == 2:
         axis.set_aspect("equal" if equal and _alike(*np.ptp(limits, axis=1)) else "auto")
-    writers = {axis.set_title: title, axis.set_xlabel: xlabel, axis.set_ylabel: ylabel}
+    writers: dict[Callable[..., Any], str] = {
+        axis.set_title: title,
+        axis.set_xlabel: xlabel,
+        axis.set_ylabel: ylabel,
+    }
     for write, words in writers.items():
         if words:  # Else what the user has written stays.
             write(words, fontsize=9)
@@ -226,12 +232,13 @@ def draw_density(axis: Axes, view: View, limits: np.ndarray, resolution: int) ->
     values = view.density(np.stack([x.ravel() for x in np.meshgrid(*ticks)], axis=-1))
     if len(limits) == 1:
         return axis.plot(ticks[0], values, color=FLOW_COLOR, label="flow")[0]
+    left, right, bottom, top = map(float, limits.ravel())
     axis.set_facecolor("#440154")  # No density, as TFP's NaN outside a bijector's range means.
     ranked = np.sort(np.where(np.isfinite(values), values, 0.0))
     level = ranked[np.searchsorted(ranked.cumsum(), 0.99 * ranked.sum())]
     return axis.imshow(
         values.reshape(resolution, resolution),
-        extent=limits.ravel(),
+        extent=(left, right, bottom, top),
         origin="lower",
         interpolation="bilinear",
         cmap="viridis",
@@ -249,7 +256,8 @@ def draw_histogram(
     filled: bool = False,
 ) -> None:
     """Draws a histogram that adds up to the share of the values within the limits."""
-    edges = np.linspace(*limits, 1 + int(np.clip(len(values) ** 0.5, 24, 48)))
+    low, high = limits
+    edges = np.linspace(low, high, 1 + int(np.clip(len(values) ** 0.5, 24, 48))).tolist()
     weights = np.full(len(values), 1 / (len(values) * (edges[1] - edges[0])))
     style = {"histtype": "stepfilled", "alpha": 0.5} if filled else {"histtype": "step"}
     axis.hist(values, edges, weights=weights, color=color, label=label, **style)
@@ -259,4 +267,5 @@ def draw_scatter(
     axis: Axes, points: np.ndarray, color: Any, label: str | None = None, alpha: float = 0.7
 ) -> None:
     # Rasterized: a PDF or SVG with thousands of circles is slow to open.
-    axis.scatter(*points.T, s=6, c=color, linewidths=0, alpha=alpha, label=label, rasterized=True)
+    x, y = points.T
+    axis.scatter(x, y, s=6, c=color, linewidths=0, alpha=alpha, label=label, rasterized=True)
