@@ -321,13 +321,13 @@ def test_what_holds_no_numbers_is_one_clear_error_everywhere(plain, conditional)
             plain.evaluate,
             plain.predict,
             plain.log_prob,
-            lambda data: conditional.adapt(data, X),
             lambda data: conditional.fit((context, data), verbose=0),
-            lambda data: conditional.fit(data, X, verbose=0),
-            lambda data: conditional.evaluate(data, X, verbose=0),
         ]
         if kind != "nothing":  # These are optional.
             calls += [
+                lambda data: conditional.adapt(data, X),
+                lambda data: conditional.fit(data, X, verbose=0),
+                lambda data: conditional.evaluate(data, X, verbose=0),
                 lambda data: conditional.log_prob(X, data),
                 lambda data: plain.fit(X, validation_data=(data,), verbose=0),
                 lambda data: plain.fit(X, sample_weight=data, verbose=0),
@@ -356,3 +356,11 @@ def test_what_holds_numbers_in_other_clothes_is_taken(plain):
         assert plain.evaluate(data, verbose=0) == pytest.approx(-np.mean(expected), rel=1e-4)
     scalar = FlowModel(tfd.Normal(tf.Variable(0.0), 1.0))
     np.testing.assert_allclose(scalar.log_prob(0.5), tfd.Normal(0.0, 1.0).log_prob(0.5), rtol=1e-6)
+
+
+def test_a_missing_context_is_one_clear_error(conditional):
+    for method in (conditional.adapt, conditional.fit, conditional.evaluate):
+        with pytest.raises(ValueError, match="`context` is missing.*shape"):
+            method(None, X)
+        with pytest.raises(ValueError, match="`context` is missing.*shape"):
+            method(X)

@@ -63,7 +63,7 @@ def test_a_loss_that_turns_nan_stops_training_and_keeps_the_best_weights(
                 best[logs["val_loss"]] = weights(self.model)
 
     message = (
-        "not the gradient of 'log_scale:0' in bijector 'fragile'"
+        "not the gradient of 'fragile/log_scale:0' in bijector 'fragile'"
         if gradient_only
         else "The first layer to give a NaN is bijector 2 of 2 from the data, 'fragile'"
     )
