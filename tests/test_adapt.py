@@ -360,7 +360,7 @@ def test_what_holds_numbers_in_other_clothes_is_taken(plain):
 
 def test_a_missing_context_is_one_clear_error(conditional):
     for method in (conditional.adapt, conditional.fit, conditional.evaluate):
-        with pytest.raises(ValueError, match="`context` is missing.*shape"):
+        with pytest.raises(ValueError, match="`context` is missing"):
             method(None, X)
-        with pytest.raises(ValueError, match="`context` is missing.*shape"):
+        with pytest.raises(ValueError, match="`context` is missing"):
             method(X)

@@ -162,10 +162,9 @@ def one_hessian(function, x):
 
 
 MODES = {
-    "function": lambda f, x, v: tf.function(by_pfor_free)(f, x, v),
-    "XLA": lambda f, x, v: tf.function(by_pfor_free, jit_compile=True)(f, x, v),
+    "function": lambda f, x, v: tf.function(hessian_times)(f, x, v),
+    "XLA": lambda f, x, v: tf.function(hessian_times, jit_compile=True)(f, x, v),
     "forward over reverse": lambda f, x, v: along(lambda x: gradient(f, x), x, v),
-    "forward over forward": lambda f, x, v: along(lambda x: along(f, x, v), x, v),
     "forward inside a function": lambda f, x, v: tf.function(
         lambda x: along(lambda x: gradient(f, x), x, v)
     )(x),
@@ -175,7 +174,7 @@ MODES = {
 }
 
 
-def by_pfor_free(function, x, direction):
+def hessian_times(function, x, direction):
     return tf.linalg.matvec(one_hessian(function, x), direction)
 
 
@@ -197,8 +196,6 @@ def test_modes(name, mode):
     x, direction = (tf.constant(rng.normal(0, 0.8, (3, 2))) for _ in range(2))
     h = 1e-5 * direction
     expected = (gradient(log_prob, x + h) - gradient(log_prob, x - h)) / 2e-5
-    if mode == "forward over forward":
-        expected = tf.reduce_sum(expected * direction, -1)
     found = MODES[mode](log_prob, x, direction)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
 
@@ -251,7 +248,7 @@ def square_root(s):
     return implicit_root(lambda x, s: (x * x - s, 2 * x), tf.sqrt(s), s)
 
 
-@pytest.mark.parametrize(("reverse", "forward"), [(0, 1), (0, 2), (2, 1), (1, 2)])
+@pytest.mark.parametrize(("reverse", "forward"), [(0, 1), (1, 1), (3, 1)])
 def test_roots_in_forward_mode(reverse, forward):
     """Of `sqrt`, by accumulators around tapes."""
     s = tf.constant([0.7], tf.float64)
@@ -264,6 +261,14 @@ def test_roots_in_forward_mode(reverse, forward):
         )
         expected, exponent = expected * exponent, exponent - 1
     np.testing.assert_allclose(function(s), expected * 0.7**exponent, rtol=1e-8)
+
+
+def test_nested_accumulators_raise():
+    """TensorFlow's own results for them can be wrong."""
+    s = tf.constant([0.7], tf.float64)
+    one = tf.ones_like(s)
+    with pytest.raises(NotImplementedError, match="Received: 2 accumulators"):
+        along(lambda s: along(square_root, s, one), s, one)
 
 
 @pytest.mark.parametrize("order", [1, 2, 4, 5])

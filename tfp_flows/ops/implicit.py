@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from tfp_flows.ops.internals import has_tangents
+from tfp_flows.ops.internals import count_accumulators
 
 __all__ = ["implicit_root"]
 
@@ -35,8 +35,9 @@ def implicit_root(
     differentiated.
 
     A `tf.autodiff.ForwardAccumulator` does not follow custom gradients. Where one is at work, the
-    root is the end of Newton steps from the constant root. Each step without derivatives of its own
-    being stopped doubles the order, plus one, to which derivatives are exact: three, 7.
+    root is the end of three Newton steps from the constant root, all of them differentiated. If
+    derivatives are exact to order `n` before a step, they are to order `2 n + 1` after it: here to
+    order 7, counting those of tapes inside.
 
     Args:
       equation: from `x` and the sources to `F` and its derivative by `x`. It must depend on nothing
@@ -46,12 +47,22 @@ def implicit_root(
       solve: from the derivative `J`, `v` and `adjoint` to `u` with `J u = v`, or `Jᵀ u = v`. By
         default a division: the equation is elementwise.
 
+    Raises:
+      NotImplementedError: more than one `tf.autodiff.ForwardAccumulator` follows the sources.
+
     Example:
       >>> two = tf.constant(2.0)
       >>> x = implicit_root(lambda x, s: (x * x - s, 2 * x), tf.sqrt(two), two)
     """
     root = tf.stop_gradient(root)
-    if has_tangents(*sources):
+    accumulators = count_accumulators(*sources)
+    if accumulators > 1:
+        raise NotImplementedError(
+            "A root found by iteration has derivatives in one `tf.autodiff.ForwardAccumulator`, in "
+            "which tapes may be nested: TensorFlow's nested accumulators lose terms of long "
+            f"expressions. Received: {accumulators} accumulators that follow one tensor"
+        )
+    if accumulators:
         for _ in range(_STEPS):
             residual, slope = equation(root, *sources)
             root -= solve(slope, residual, False)

@@ -38,9 +38,9 @@ __all__ = [
     "adam_slots",
     "convert_nonref_to_tensor",
     "copy_attributes",
+    "count_accumulators",
     "deferred_transform",
     "gradients_already_summed",
-    "has_tangents",
     "in_vectorized_map",
     "in_xla",
     "is_injective",
@@ -135,9 +135,10 @@ def tape_may_record() -> bool:
     return bool(_record.could_possibly_record())
 
 
-def has_tangents(*tensors: tf.Tensor) -> bool:
-    """Whether a `tf.autodiff.ForwardAccumulator` follows how any of the tensors changes."""
-    return bool(_forwardprop_util.pack_tangents(list(tensors)).tangents)
+def count_accumulators(*tensors: tf.Tensor) -> int:
+    """How many `tf.autodiff.ForwardAccumulator`s follow how any of the tensors changes."""
+    levels = _forwardprop_util.pack_tangents(list(tensors)).indices
+    return sum(len(level) > 0 for level in levels)
 
 
 def stop_recording() -> contextlib.AbstractContextManager[None]:
