@@ -1,11 +1,28 @@
 """Settings that all tests share, made before TensorFlow is imported, and fixtures of many files."""
 
+import contextlib
+import ctypes
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
+
+
+def pytest_collection_modifyitems(items):
+    """What takes long comes first: at the end, workers share what is left in small parts."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_given_back():
+    """Traced functions are full of circles, and freed memory stays with the process unless told."""
+    yield
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # A C library of another kind.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

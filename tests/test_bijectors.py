@@ -13,6 +13,7 @@ from tfp_flows import Flow, bases, bijectors, testing
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 t = bijectors.transformers
+DTYPES = ("float32", "float64")
 
 
 def zeros_of(bijector: tfb.Bijector) -> np.ndarray | None:
@@ -27,7 +28,7 @@ def zeros_of(bijector: tfb.Bijector) -> np.ndarray | None:
     return ~may_see & ~np.eye(bijector.event_size, dtype=bool)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CASES)
 def test_bijector_obeys_all_laws(name, dtype):
     case = CASES[name]
@@ -42,14 +43,14 @@ def test_bijector_obeys_all_laws(name, dtype):
     )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for name, case in CASES.items()
-        if case.event_size <= 2 and not case.skip and "float" not in name
-    ],
-)
+IN_A_FLOW = [
+    name
+    for name, case in CASES.items()
+    if case.event_size <= 2 and not case.skip and "float" not in name
+]
+
+
+@pytest.mark.parametrize("name", IN_A_FLOW)
 def test_bijector_in_a_flow_obeys_all_laws(name):
     case = CASES[name]
     size = case.event_size
@@ -207,3 +208,9 @@ def test_bad_input_raises(name):
     make, error, message = BAD_INPUT[name]
     with pytest.raises(error, match=message):
         make()
+
+
+if __name__ == "__main__":  # `python tests/test_bijectors.py`: how much the battery checks.
+    laws = sum(len(set(testing.BIJECTOR_LAWS) - set(case.skip)) for case in CASES.values())
+    print(f"{laws * len(DTYPES)} checks of laws × {len(CASES)} bijectors × {len(DTYPES)} dtypes,")
+    print(f"{len(IN_A_FLOW) * len(testing.FLOW_LAWS)} of laws × {len(IN_A_FLOW)} flows")
