@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.internals import prefer_static as ps
 from tfp_flows.ops.limits import claim
+from tfp_flows.ops.seeds import check_seed
 
 __all__ = [
     "log_diagonal",
@@ -83,7 +84,7 @@ def reflection_count(reflections: int | None, event_size: int, *, even: bool) ->
 def reflection_vectors(count: int, event_size: int, seed: int | None) -> np.ndarray:
     """Unit vectors in random directions, `(count, event_size)`, to start from."""
     claim(count, event_size)
-    vectors = np.random.default_rng(seed).normal(size=(count, event_size))
+    vectors = np.random.default_rng(check_seed(seed)).normal(size=(count, event_size))
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 

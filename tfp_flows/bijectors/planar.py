@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfp_flows.bijectors.parametric import Parametric
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.implicit import implicit_root
+from tfp_flows.ops.seeds import check_seed
 
 __all__ = ["MIN_SLOPE", "Planar", "Radial", "above_minus_one", "tanh_root"]
 
@@ -76,7 +77,7 @@ class Planar(Parametric):
     ):
         parameters = dict(locals())
         size = positive_int(event_size, "event_size")
-        direction = np.random.default_rng(seed).normal(size=size) / math.sqrt(size)
+        direction = np.random.default_rng(check_seed(seed)).normal(size=size) / math.sqrt(size)
         super().__init__(
             event_size,
             [direction, np.zeros(size), np.zeros([])],
@@ -159,7 +160,7 @@ class Radial(Parametric):
         size = positive_int(event_size, "event_size")
         super().__init__(
             event_size,
-            [np.random.default_rng(seed).normal(size=size), np.zeros([]), np.zeros([])],
+            [np.random.default_rng(check_seed(seed)).normal(size=size), np.zeros([]), np.zeros([])],
             context_size=context_size,
             conditioner=conditioner,
             dtype=dtype,

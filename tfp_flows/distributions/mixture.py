@@ -16,6 +16,7 @@ from tfp_flows.distributions.conditional import Conditional
 from tfp_flows.networks import Parameters
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.limits import claim
+from tfp_flows.ops.seeds import check_seed
 
 __all__ = ["COMPONENT_SCALE", "ConditionalMixture", "diagonal_mixture", "spread_means"]
 
@@ -132,5 +133,5 @@ def spread_means(event_size: int, components: int, seed: int | None) -> np.ndarr
     generator, whose stream is the same in every version.
     """
     claim(components, 1 + 2 * event_size)
-    spread = np.random.RandomState(seed or 0).standard_normal((components, event_size))
+    spread = np.random.RandomState(check_seed(seed) or 0).standard_normal((components, event_size))
     return np.sqrt(1 - COMPONENT_SCALE**2) * spread

@@ -17,6 +17,7 @@ from tfp_flows.distributions import bases
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.flows.options import FlowOptions
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.seeds import check_seed
 
 __all__ = ["Builder"]
 
@@ -52,7 +53,7 @@ class Builder:
         self.event_size = positive_int(event_size, "event_size")
         self.layers = positive_int(options["layers"], "layers")
         self.dtype = options["dtype"]
-        self.seed = options["seed"]
+        self.seed = check_seed(options["seed"])
         self.options = options
         linear, support = options["linear"], options["support"]
         if linear is not None and linear not in _LINEAR:

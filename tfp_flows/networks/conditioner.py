@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfp_flows.networks.mlp import MLP
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.internals import prefer_static as ps
+from tfp_flows.ops.seeds import check_seed
 
 __all__ = ["Conditioner", "match_batch"]
 
@@ -86,8 +87,8 @@ class Conditioner(tf.Module):
       head: whether a `Dense` follows; without it, `features` makes the parameters itself.
 
     Raises:
-      ValueError: `context_size` is not a positive integer; `features` is neither widths nor a
-        layer, or, without a head, makes another number of values.
+      ValueError: `context_size` is not a positive integer, or `seed` is a negative one; `features` is
+        neither widths nor a layer, or, without a head, makes another number of values.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Conditioner(tf.Module):
         head: bool = True,
     ):
         super().__init__(name="conditioner")
+        check_seed(seed)
         if context_size is not None:
             positive_int(context_size, "context_size")
         if not isinstance(features, keras.layers.Layer):

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.ops.limits import check_size
+from tfp_flows.ops.seeds import check_seed
 
 __all__ = ["as_real", "check_context", "floating", "permutation", "positive_int"]
 
@@ -41,7 +42,7 @@ def permutation(
         if value == "reversed":
             return columns[::-1].tolist()
         if value == "random":
-            return np.random.default_rng(seed or 0).permutation(columns).tolist()
+            return np.random.default_rng(check_seed(seed) or 0).permutation(columns).tolist()
     elif np.ndim(value) == 1 and np.array_equal(np.sort(value), columns):
         return [int(column) for column in value]
     raise ValueError(

@@ -9,7 +9,16 @@ import tensorflow as tf
 
 from tfp_flows.ops.internals import in_vectorized_map
 
-__all__ = ["derived_seed", "stateless_seed"]
+__all__ = ["check_seed", "derived_seed", "stateless_seed"]
+
+
+def check_seed(seed: int | None) -> int | None:
+    """Return a seed of initial values; raise a ValueError unless it is None, 0, 1, 2 ..."""
+    if seed is not None and (
+        isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0
+    ):
+        raise ValueError(f"`seed` must be an integer from 0 on, or None. Received: seed={seed!r}")
+    return seed
 
 
 def stateless_seed(seed: Any | None) -> Any | None:
@@ -18,7 +27,15 @@ def stateless_seed(seed: Any | None) -> Any | None:
     TFP starts a stream at an integer, so that each call continues the last one. Here equal integers
     give equal draws at every call. Only in `tf.vectorized_map` an integer is left to TFP, whose
     joint distributions count on other draws for every element there.
+
+    Raises:
+      TypeError: a number that is not an integer, or text.
     """
+    if isinstance(seed, float | str | bool):
+        raise TypeError(
+            "`seed` must be an integer, a seed of TFP's, a pair of integers, or None. "
+            f"Received: seed={seed!r}"
+        )
     if isinstance(seed, numbers.Integral) and not in_vectorized_map():
         return tf.constant([0, int(seed) % 2**31], tf.int32)
     return seed
