@@ -87,7 +87,7 @@ class Conditioner(tf.Module):
       head: whether a `Dense` follows; without it, `features` makes the parameters itself.
 
     Raises:
-      ValueError: `context_size` is not a positive integer, or `seed` is a negative one; `features` is
+      ValueError: `context_size` is not a positive integer, or `seed` a negative one; `features` is
         neither widths nor a layer, or, without a head, makes another number of values.
     """
 
