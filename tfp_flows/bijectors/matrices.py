@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from tfp_flows.bijectors.transformers.base import bounded
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.internals import prefer_static as ps
 from tfp_flows.ops.limits import claim
@@ -90,7 +91,7 @@ def reflection_vectors(count: int, event_size: int, seed: int | None) -> np.ndar
 
 def log_diagonal(raw: tf.Tensor, bound: float) -> tf.Tensor:
     """The bounded logarithm of a diagonal, `bound tanh(raw / bound)`."""
-    return bound * tf.tanh(raw / bound)
+    return bounded(raw, bound)
 
 
 def raw_log_diagonal(log_scale: np.ndarray, bound: float) -> np.ndarray:

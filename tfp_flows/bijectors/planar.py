@@ -88,12 +88,16 @@ class Planar(Parametric):
             parameters=parameters,
         )
 
-    def _map(self, x, w, u, b):
+    def _map(
+        self, x: tf.Tensor, w: tf.Tensor, u: tf.Tensor, b: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         push, gain = self._constrained(w, u)
         h = tf.tanh(tf.reduce_sum(w * x, -1) + b)
         return x + push * h[..., None], tf.math.log1p(gain * (1 - h * h))
 
-    def _unmap(self, y, w, u, b):
+    def _unmap(
+        self, y: tf.Tensor, w: tf.Tensor, u: tf.Tensor, b: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         push, gain = self._constrained(w, u)
         c = tf.reduce_sum(w * y, -1) + b
         h = tf.tanh(implicit_root(_tanh_equation, tanh_root(gain, c), gain, c))
@@ -168,12 +172,16 @@ class Radial(Parametric):
             parameters=parameters,
         )
 
-    def _map(self, x, center, raw_alpha, raw_beta):
+    def _map(
+        self, x: tf.Tensor, center: tf.Tensor, raw_alpha: tf.Tensor, raw_beta: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         alpha, m = self._constrained(raw_alpha, raw_beta)
         q = alpha / (alpha + _norm(x - center))
         return x + (m * q)[..., None] * (x - center), self._log_det(m, q)
 
-    def _unmap(self, y, center, raw_alpha, raw_beta):
+    def _unmap(
+        self, y: tf.Tensor, center: tf.Tensor, raw_alpha: tf.Tensor, raw_beta: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         alpha, m = self._constrained(raw_alpha, raw_beta)
         radius = _norm(y - center)
         p = alpha * (1 + m) - radius

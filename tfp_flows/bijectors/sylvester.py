@@ -106,12 +106,16 @@ class Sylvester(Parametric):
             parameters=parameters,
         )
 
-    def _map(self, x, vectors, outer, inner, shift):
+    def _map(
+        self, x: tf.Tensor, vectors: tf.Tensor, outer: tf.Tensor, inner: tf.Tensor, shift: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         outer, inner = self._constrained(outer, inner)
         h = tf.tanh(multiply(inner, self._down(vectors, x)) + shift)
         return x + self._up(vectors, multiply(outer, h)), _log_det(outer, inner, h)
 
-    def _unmap(self, y, vectors, outer, inner, shift):
+    def _unmap(
+        self, y: tf.Tensor, vectors: tf.Tensor, outer: tf.Tensor, inner: tf.Tensor, shift: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         outer, inner = self._constrained(outer, inner)
         c = self._down(vectors, y)
         sources = (outer, inner, shift, c)

@@ -6,7 +6,13 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfp_flows.bijectors.transformers.base import Pair, Transformer, check_positive, match_shape
+from tfp_flows.bijectors.transformers.base import (
+    Pair,
+    Transformer,
+    bounded,
+    check_positive,
+    match_shape,
+)
 
 __all__ = ["Additive", "Affine"]
 
@@ -76,7 +82,7 @@ class Affine(Transformer):
 
     max_log_scale: float = 3.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(self, "max_log_scale")
 
     @property
@@ -85,7 +91,7 @@ class Affine(Transformer):
 
     def _log_scale_and_shift(self, parameters: tf.Tensor) -> Pair:
         raw, shift = tf.unstack(parameters, axis=-2)
-        return self.max_log_scale * tf.tanh(raw / self.max_log_scale), shift
+        return bounded(raw, self.max_log_scale), shift
 
     def forward(self, x: tf.Tensor, parameters: tf.Tensor) -> Pair:
         log_scale, shift = self._log_scale_and_shift(parameters)

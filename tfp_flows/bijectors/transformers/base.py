@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -39,12 +40,12 @@ class Transformer(abc.ABC):
     def inverse(self, y: tf.Tensor, parameters: tf.Tensor) -> Pair:
         """Return `x` and `log dx/dy`, elementwise, both of the shape of `y`."""
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(cast(Any, self))  # Subclasses are dataclasses.
 
     @classmethod
-    def from_config(cls, config: dict) -> Transformer:
+    def from_config(cls, config: dict[str, Any]) -> Transformer:
         """Construct from `get_config()`."""
         return cls(**config)
 
@@ -56,6 +57,11 @@ def match_shape(log_det: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     return tf.broadcast_to(log_det, tf.shape(y))
 
 
+def bounded(raw: tf.Tensor, bound: float) -> tf.Tensor:
+    """`bound tanh(raw / bound)`: within `±bound`, and about `raw` near 0, where training starts."""
+    return bound * tf.tanh(raw / bound)
+
+
 def check_positive(transformer: object, *names: str) -> None:
     for name in names:
         value = getattr(transformer, name)
@@ -63,3 +69,10 @@ def check_positive(transformer: object, *names: str) -> None:
             raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"`{name}` must be positive and finite. Received: {name}={value!r}")
+
+
+def check_below_one(transformer: Transformer, name: str) -> None:
+    """Check a field that is known to be a number."""
+    value = getattr(transformer, name)
+    if value >= 1:
+        raise ValueError(f"`{name}` must be below 1. Received: {name}={value!r}")

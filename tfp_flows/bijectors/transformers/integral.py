@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tfp_flows.bijectors.transformers.base import Pair, Transformer, check_positive
+from tfp_flows.bijectors.transformers.base import Pair, Transformer, bounded, check_positive
 from tfp_flows.bijectors.transformers.numerical import numerical_inverse
 from tfp_flows.ops.checks import positive_int
 
@@ -55,7 +55,7 @@ class UnconstrainedMonotonic(Transformer):
     bound: float = 5.0
     max_log_slope: float = 5.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive_int(self.hidden_units, "hidden_units")
         positive_int(self.nodes, "nodes")
         check_positive(self, "bound", "max_log_slope")
@@ -88,5 +88,4 @@ class UnconstrainedMonotonic(Transformer):
         steepness = self.nodes / 6 * tf.sigmoid(raw)
         u = (x / self.bound)[..., None, :] - centre[..., None, :, :]
         units = v[..., None, :, :] * tf.tanh(steepness[..., None, :, :] * u)
-        m = self.max_log_slope
-        return m * tf.tanh((tf.reduce_sum(units, -2) + rest[..., :1, :]) / m)
+        return bounded(tf.reduce_sum(units, -2) + rest[..., :1, :], self.max_log_slope)

@@ -41,7 +41,7 @@ class Inverse(Transformer):
 
     transformer: Transformer
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.transformer, Transformer):
             raise TypeError(
                 "`transformer` must be an instance of bijectors.transformers.Transformer. "

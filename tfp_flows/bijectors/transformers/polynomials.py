@@ -8,7 +8,12 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tfp_flows.bijectors.transformers.base import Pair, Transformer, check_positive
+from tfp_flows.bijectors.transformers.base import (
+    Pair,
+    Transformer,
+    check_below_one,
+    check_positive,
+)
 from tfp_flows.bijectors.transformers.numerical import numerical_inverse
 from tfp_flows.ops.checks import positive_int
 
@@ -54,13 +59,14 @@ class Bernstein(Transformer):
     bound: float = 5.0
     min_slope: float = 1e-3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive_int(self.degree, "degree")
         if not 4 <= self.degree <= 100:
             raise ValueError(
                 f"`degree` must be at least 4 and at most 100. Received: degree={self.degree}"
             )
-        _check_bounds(self)
+        check_positive(self, "bound", "min_slope")
+        check_below_one(self, "min_slope")
 
     @property
     def parameter_count(self) -> int:
@@ -133,11 +139,11 @@ class SumOfSquares(Transformer):
     min_slope: float = 1e-3
     max_mean_slope: float = 20.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive_int(self.polynomials, "polynomials")
         positive_int(self.degree, "degree")
-        _check_bounds(self)
-        check_positive(self, "max_mean_slope")
+        check_positive(self, "bound", "min_slope", "max_mean_slope")
+        check_below_one(self, "min_slope")
         if self.max_mean_slope <= 1:
             raise ValueError(
                 "`max_mean_slope` must be above 1. "
@@ -187,14 +193,6 @@ class SumOfSquares(Transformer):
         factors = np.linspace(0.5, 1.5, rows * columns)
         a = parameters[..., :-1, :] * tf.constant(factors[:, None], parameters.dtype)
         return a + tf.constant(start.reshape(-1, 1), parameters.dtype)
-
-
-def _check_bounds(transformer: Transformer) -> None:
-    check_positive(transformer, "bound", "min_slope")
-    if transformer.min_slope >= 1:
-        raise ValueError(
-            f"`min_slope` must be below 1. Received: min_slope={transformer.min_slope!r}"
-        )
 
 
 def _powers(t: tf.Tensor, n: int) -> tf.Tensor:

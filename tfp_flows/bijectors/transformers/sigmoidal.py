@@ -9,7 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.bijectors.transformers.affine import Affine
-from tfp_flows.bijectors.transformers.base import Pair, Transformer, check_positive
+from tfp_flows.bijectors.transformers.base import (
+    Pair,
+    Transformer,
+    bounded,
+    check_below_one,
+    check_positive,
+)
 from tfp_flows.bijectors.transformers.numerical import numerical_inverse
 from tfp_flows.ops.checks import positive_int
 
@@ -62,10 +68,11 @@ class DeepDenseSigmoidal(Transformer):
     max_log_slope: float = 5.0
     min_slope: float = 1e-3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive_int(self.components, "components")
         positive_int(self.layers, "layers")
-        _check_slopes(self)
+        check_positive(self, "max_log_slope", "min_slope")
+        check_below_one(self, "min_slope")
 
     @property
     def parameter_count(self) -> int:
@@ -90,7 +97,7 @@ class DeepDenseSigmoidal(Transformer):
         rows = tf.constant(rows[:, :, None], x.dtype)
 
         def sigmoids(raw: tf.Tensor, shift: tf.Tensor, h: tf.Tensor, log_slope: tf.Tensor) -> Pair:
-            log_a = _bounded(raw, self.max_log_slope)
+            log_a = bounded(raw, self.max_log_slope)
             return tf.exp(log_a) * h + shift + _spread(n, x.dtype), log_a + log_slope
 
         h, log_slope = x[..., None, :], tf.zeros_like(x[..., None, :])
@@ -144,9 +151,10 @@ class DeepSigmoidal(Transformer):
     max_log_slope: float = 5.0
     min_slope: float = 1e-3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive_int(self.components, "components")
-        _check_slopes(self)
+        check_positive(self, "max_log_slope", "min_slope")
+        check_below_one(self, "min_slope")
 
     @property
     def parameter_count(self) -> int:
@@ -160,7 +168,7 @@ class DeepSigmoidal(Transformer):
 
     def _sum(self, x: tf.Tensor, parameters: tf.Tensor) -> Pair:
         raw, shift, mix = tf.split(parameters, 3, axis=-2)
-        log_a = _bounded(raw, self.max_log_slope)
+        log_a = bounded(raw, self.max_log_slope)
         u = tf.exp(log_a) * x[..., None, :] + shift + _spread(self.components, x.dtype)
         return _logit_of_mixture(mix, u, log_a)
 
@@ -202,9 +210,10 @@ class MixtureOfLogistics(Transformer):
     max_log_slope: float = 5.0
     min_slope: float = 1e-3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive_int(self.components, "components")
-        _check_slopes(self)
+        check_positive(self, "max_log_slope", "min_slope")
+        check_below_one(self, "min_slope")
 
     @property
     def parameter_count(self) -> int:
@@ -221,21 +230,9 @@ class MixtureOfLogistics(Transformer):
 
     def _mixture(self, x: tf.Tensor, parameters: tf.Tensor) -> Pair:
         raw, location, mix = tf.split(parameters, 3, axis=-2)
-        log_scale = _bounded(raw, self.max_log_slope)
+        log_scale = bounded(raw, self.max_log_slope)
         centred = x[..., None, :] - location - _spread(self.components, x.dtype)
         return _logit_of_mixture(mix, tf.exp(-log_scale) * centred, -log_scale)
-
-
-def _check_slopes(transformer: Transformer) -> None:
-    check_positive(transformer, "max_log_slope", "min_slope")
-    if transformer.min_slope >= 1:
-        raise ValueError(
-            f"`min_slope` must be below 1. Received: min_slope={transformer.min_slope!r}"
-        )
-
-
-def _bounded(raw: tf.Tensor, bound: float) -> tf.Tensor:
-    return bound * tf.tanh(raw / bound)
 
 
 def _spread(components: int, dtype: tf.DType) -> tf.Tensor:

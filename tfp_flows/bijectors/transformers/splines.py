@@ -60,7 +60,7 @@ class LinearSpline(Spline):
     bound: float = 5.0
     min_bin: float = 5e-3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(self, "bound")
         check_bins(self, at_least=2)
 
@@ -126,7 +126,7 @@ class QuadraticSpline(Spline):
     bound: float = 5.0
     min_bin: float = 5e-3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(self, "bound")
         check_bins(self, at_least=3)
 
@@ -219,7 +219,7 @@ class CubicSpline(Spline):
     bound: float = 5.0
     min_bin: float = 5e-3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(self, "bound")
         check_bins(self, at_least=3)
 
