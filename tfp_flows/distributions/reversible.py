@@ -268,6 +268,11 @@ class _Run(Bijector):
                     total += log_det
 
             def backward(*gradients: tf.Tensor, variables: Sequence[tf.Variable] = ()):
+                if not kept:  # Asked for while the inverse is still being recorded.
+                    raise NotImplementedError(
+                        "Where activations are recomputed there is no forward-mode "
+                        "differentiation of `log_prob`: use `Flow.log_prob`."
+                    )
                 return self._backward(kept[0], contexts, gradients, variables)
 
             return (y, total), backward

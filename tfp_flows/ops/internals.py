@@ -15,6 +15,7 @@ import tensorflow_probability as tfp
 from tensorflow.compiler.tf2xla.python import xla as _xla
 from tensorflow.python.eager import record as _record
 from tensorflow.python.ops import control_flow_util as _control_flow_util
+from tensorflow.python.ops import control_flow_util_v2 as _control_flow_util_v2
 
 # What `tfb.Chain(...)`, `tfb.Invert(...)` and `tfd.TransformedDistribution(...)` make of bijectors
 # that are no composite tensors, as ours are not: the bases of the public classes.
@@ -34,6 +35,7 @@ __all__ = [
     "adam_slots",
     "convert_nonref_to_tensor",
     "deferred_transform",
+    "in_while_loop",
     "in_xla",
     "is_injective",
     "layers_of",
@@ -43,7 +45,6 @@ __all__ = [
     "remember_forward_log_det",
     "remember_inverse_log_det",
     "stop_recording",
-    "tape_may_record",
 ]
 
 # Where Keras says that functional models are defined, in the configs that it writes.
@@ -85,9 +86,9 @@ def in_xla() -> bool:
     )
 
 
-def tape_may_record() -> bool:
-    """Whether a tape or a forward-mode accumulator records what is computed now."""
-    return bool(_record.could_possibly_record())
+def in_while_loop() -> bool:
+    """Whether the body of a `tf.while_loop` is being traced."""
+    return bool(_control_flow_util_v2.in_while_loop_defun(tf.compat.v1.get_default_graph()))
 
 
 def stop_recording() -> contextlib.AbstractContextManager[None]:
