@@ -173,7 +173,8 @@ def test_what_recomputes_its_activations():
     value = functools.partial(reversible.log_prob, flow)
     expected = by_differences("neural_spline", "log_prob")
     assert_close(hessian_of(value)(X), expected)
-    assert_close(forward_mode(gradient_of(value))(X), expected)
+    with pytest.raises(NotImplementedError, match="no forward-mode differentiation"):
+        forward_mode(value)(X)
 
 
 SPLINES = {

@@ -94,6 +94,11 @@ class Reversible(Bijector):
                     total += log_det
 
             def backward(*gradients: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> Any:
+                if not arrived:  # Asked for while the inverse is still being recorded.
+                    raise NotImplementedError(
+                        "Where activations are recomputed there is no forward-mode "
+                        "differentiation of `log_prob`: use `Flow.log_prob`."
+                    )
                 return self._backward(arrived[0], contexts, gradients, variables)
 
             return (y, total), backward

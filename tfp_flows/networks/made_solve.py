@@ -221,19 +221,13 @@ def _grouped_kernel(kernel: tf.Tensor, degrees: int, per_group: int) -> tuple[tf
 
 
 def _set_row(buffer: tf.Tensor, i: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
-    """The buffer with another row `i`."""
+    """The buffer with another row `i`.
 
-    @tf.custom_gradient
-    def changed(
-        buffer: tf.Tensor, row: tf.Tensor
-    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
-        def gradient(g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            # Dense: through TensorFlow's, there are no derivatives forward over reverse.
-            return _set_row(g, i, tf.zeros_like(g[i])), g[i]
-
-        return tf.tensor_scatter_nd_update(buffer, [[i]], row[None]), gradient
-
-    return changed(buffer, row)
+    Derivatives are dense, unlike those of `tf.tensor_scatter_nd_update`, which TensorFlow cannot
+    differentiate forward over reverse.
+    """
+    here = tf.reshape(tf.range(buffer.shape[0]) == i, [-1, 1, 1])
+    return tf.where(here, row[None], buffer)
 
 
 def _add_product(total: tf.Tensor, kernel: tf.Tensor, parts: list[tf.Tensor]) -> tf.Tensor:

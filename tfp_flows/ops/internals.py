@@ -18,6 +18,7 @@ from tensorflow.compiler.tf2xla.python import xla as _xla
 from tensorflow.python.eager import forwardprop_util as _forwardprop_util
 from tensorflow.python.eager import record as _record
 from tensorflow.python.ops import control_flow_util as _control_flow_util
+from tensorflow.python.ops import control_flow_util_v2 as _control_flow_util_v2
 
 # What `tfb.Chain(...)`, `tfb.Invert(...)` and `tfd.TransformedDistribution(...)` make of bijectors
 # that are no composite tensors, as ours are not: the bases of the public classes.
@@ -42,6 +43,7 @@ __all__ = [
     "deferred_transform",
     "gradients_already_summed",
     "in_vectorized_map",
+    "in_while_loop",
     "in_xla",
     "is_injective",
     "is_ref",
@@ -55,7 +57,6 @@ __all__ = [
     "remember_inverse_log_det",
     "stop_recording",
     "supports_no_merge_call",
-    "tape_may_record",
 ]
 
 # Where Keras says that functional models are defined, in the configs that it writes.
@@ -130,9 +131,9 @@ def in_vectorized_map() -> bool:
     )
 
 
-def tape_may_record() -> bool:
-    """Whether a tape or a forward-mode accumulator records what is computed now."""
-    return bool(_record.could_possibly_record())
+def in_while_loop() -> bool:
+    """Whether the body of a `tf.while_loop` is being traced."""
+    return bool(_control_flow_util_v2.in_while_loop_defun(tf.compat.v1.get_default_graph()))
 
 
 def count_accumulators(*tensors: tf.Tensor) -> int:

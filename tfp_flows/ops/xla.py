@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_flows.ops.internals import in_xla, stop_recording
+from tfp_flows.ops.internals import in_while_loop, in_xla, stop_recording
 
 __all__ = ["call_compiled", "without_xla"]
 
@@ -56,11 +56,13 @@ def call_compiled(
       gradient: `gradient(key, *tensors, *upstream)` returns the gradients by all tensors, given
         one upstream gradient for every result; by default, that of automatic differentiation.
     """
+    static_shapes = [tensor.shape for tensor in tensors]
+    if in_while_loop():  # Where a gradient of one's own has no second derivative.
+        return _call(function, key, tensors, static_shapes, shapes)
     if gradient is None:
         if not tf.inside_function():
             return function(key, *tensors)
         gradient = _gradient_of(function, len(tensors))
-    static_shapes = [tensor.shape for tensor in tensors]
     return _call_with_gradient(function, key, tensors, static_shapes, shapes, gradient)
 
 

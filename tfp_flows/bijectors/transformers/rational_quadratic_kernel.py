@@ -9,7 +9,6 @@ derivatives are TensorFlow's, of this gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -136,11 +135,10 @@ def _gradients(
     return back, tf.stack(parts, -2)
 
 
-@tf.custom_gradient
-def _softplus(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    # Half the time of `tf.nn.softplus`. Its own gradient would be wrong at 0.
-    value = tf.maximum(x, 0.0) + tf.math.log1p(tf.exp(-tf.abs(x)))
-    return value, lambda upstream: upstream * tf.sigmoid(x)
+def _softplus(x: tf.Tensor) -> tf.Tensor:
+    # In less time than `tf.nn.softplus`, and with derivatives of any order at 0 too.
+    larger = tf.stop_gradient(tf.maximum(x, 0.0))
+    return larger + tf.math.log1p(tf.exp(x - larger) + tf.math.expm1(-larger))
 
 
 class _Weights(NamedTuple):
