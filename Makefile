@@ -13,6 +13,7 @@ test: .venv/installed lint
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The environment is made again when what it depends on changes.
 .venv/installed: setup.cfg pyproject.toml

@@ -146,17 +146,120 @@ def test_inside_of_xla(jit_compile):
     assert len(seen) > 2 and set(seen[1:]) == {jit_compile}, mend("in_xla", what)
 
 
-def test_whether_a_tape_records():
-    x = tf.constant(1.0)
-    what = "it is not known whether gradients will be asked for, loops may have none"
-    message = mend("tape_may_record", what)
-    assert not internals.tape_may_record(), message
-    with tf.GradientTape() as tape:
-        assert internals.tape_may_record(), message
-        with tape.stop_recording():
-            assert not internals.tape_may_record(), message
-    with tf.autodiff.ForwardAccumulator(x, tf.constant(1.0)):
-        assert internals.tape_may_record(), message
+def test_inside_of_a_while_loop():
+    seen = []
+
+    @tf.function
+    def trace(x):
+        seen.append(internals.in_while_loop())
+
+        def body(x):
+            seen.append(internals.in_while_loop())
+            return [x + 1.0]
+
+        return tf.while_loop(lambda x: x < 3, body, [x])
+
+    trace(tf.constant(0.0))
+    what = "it is not known where pieces are traced again for every gradient"
+    assert seen[0] is False and seen[1:] and all(seen[1:]), mend("in_while_loop", what)
+
+
+def test_inside_of_a_vectorized_map():
+    seen = []
+
+    def body(x):
+        seen.append(internals.in_vectorized_map())
+        return x
+
+    tf.vectorized_map(body, tf.zeros([2]))
+    what = "joint distributions would draw equal numbers for every element"
+    assert seen and all(seen), mend("in_vectorized_map", what)
+    tf.function(body)(tf.zeros([2]))
+    assert not seen[-1] and not internals.in_vectorized_map(), mend("in_vectorized_map", what)
+
+
+def test_how_many_accumulators_follow_a_tensor():
+    x, y = tf.constant(1.0), tf.constant(2.0)
+    one = tf.constant(1.0)
+    message = mend("count_accumulators", "roots have wrong derivatives in forward mode")
+    assert internals.count_accumulators(x, y) == 0, message
+    with tf.autodiff.ForwardAccumulator(x, one):
+        assert internals.count_accumulators(x, y) == 1, message
+        assert internals.count_accumulators(y) == 0, message
+        with tf.autodiff.ForwardAccumulator(x, one):
+            assert internals.count_accumulators(2 * x) == 2, message
+
+
+def test_what_is_known_of_the_direction_of_maps():
+    what = "it is not known which maps rise or fall, quantiles are not implemented for any"
+    message = mend("knows_whether_increasing", what)
+    assert internals.knows_whether_increasing(tfb.Exp()), message
+    assert internals.knows_whether_increasing(tfb.Scale(-1.0)), message
+    assert not internals.knows_whether_increasing(Asked()), message
+
+
+def test_references_to_variables():
+    message = mend("is_ref", "variables of arguments are checked once, not at every call")
+    assert internals.is_ref(tf.Variable(1.0)), message
+    assert not internals.is_ref(tf.constant(1.0)), message
+
+
+def test_attributes_of_copies():
+    bijector = tfb.Scale(tf.Variable(2.0), name="before")
+    copied = internals.copy_attributes(bijector, {"name": "after", "validate_args": True})
+    message = mend("copy_attributes", "copies lose their variables, or their names")
+    assert copied.scale is bijector.scale, message
+    assert (copied.name, copied.validate_args) == ("after", True), message
+    assert (bijector.name, bijector.validate_args) == ("before", False), message
+    assert copied.parameters["name"] == "after", message
+    assert len(copied.trainable_variables) == 1, message
+
+
+def test_variables_that_cannot_be_initialized_are_dropped():
+    class Huge(keras.layers.Layer):
+        def build(self, input_shape):
+            self.kernel = self.add_weight(shape=(2,), initializer=lambda shape, dtype: 1 / 0)
+
+        def call(self, inputs):
+            return inputs
+
+    message = mend("keep_uninitialized_variables", "after a file that fails no layer can be built")
+    with pytest.raises(ZeroDivisionError), internals.keep_uninitialized_variables():
+        Huge()(tf.ones([1, 2]))
+    assert keras.layers.Dense(2)(tf.ones([1, 2])).shape == (1, 2), message
+
+
+def test_gradients_that_are_summed_already():
+    optimizer = keras.optimizers.SGD(1.0)
+    inherited = optimizer._all_reduce_sum_gradients
+    gradients = [(tf.ones(2), keras.Variable(tf.zeros(2)))]
+    message = mend("gradients_already_summed", "replicas sum gradients twice, or not at all")
+    with internals.gradients_already_summed(optimizer):
+        assert optimizer._all_reduce_sum_gradients(gradients) == gradients, message
+    assert optimizer._all_reduce_sum_gradients == inherited, message
+
+
+def test_whether_replicas_meet_in_a_call():
+    message = mend("supports_no_merge_call", "it is not known how replicas may update variables")
+    assert internals.supports_no_merge_call() in (True, False), message
+
+
+def test_a_model_that_is_built():
+    class Model(internals.BuiltModel):
+        def __init__(self):
+            super().__init__()
+            self.weight = self.add_weight(shape=(), initializer="ones")
+            self.built = True
+            self.calls = 0
+
+        def call(self, x):
+            self.calls += 1
+            return x * self.weight
+
+    model = Model()
+    model.compile("sgd", "mse", jit_compile=False, run_eagerly=True)
+    model.fit(np.ones([4, 1]), np.ones([4, 1]), batch_size=4, verbose=0)
+    assert model.calls == 1, mend("BuiltModel", "Keras calls models to build them before training")
 
 
 def test_nothing_is_recorded_in_the_block():

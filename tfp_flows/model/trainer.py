@@ -74,7 +74,10 @@ class MaximumLikelihood(Likelihood):
         arguments.check_batch_size(validation_batch_size, "validation_batch_size")
         arguments.require_rows(x)
         if isinstance(validation_data, tuple | list):
-            validation_data = check_inputs(*validation_data, names=_VALIDATION_NAMES)
+            held_out_x, held_out_y, held_out_weight = (*validation_data, None, None)[:3]
+            validation_data = check_inputs(
+                held_out_x, held_out_y, held_out_weight, names=_VALIDATION_NAMES
+            )
             self._check_shapes(*validation_data)
         given = {"x": x, "y": y, "sample_weight": sample_weight, "validation_data": validation_data}
         for name, part in given.items():
