@@ -198,6 +198,22 @@ def test_a_state_of_the_optimizer_that_is_not_finite_is_said_to_be():
     assert "compile again" not in message
 
 
+@pytest.mark.parametrize("value", [np.nan, 1e30])
+def test_averages_of_bad_weights_do_not_come_back(value):
+    """Keras puts them in the place of the weights when a training ends, this or the next one."""
+
+    class Averaged(Scripted):
+        def __init__(self):
+            super().__init__(4, value)
+            self.use_ema, self.ema_momentum = True, 0.9
+
+    model, message = broken_training(shifted(), Averaged())
+    assert "those of the end of epoch 1" in message and "compile again" not in message
+    kept = model.evaluate(DATA, verbose=0)
+    model.fit(DATA, batch_size=32, verbose=0)
+    assert model.evaluate(DATA, verbose=0) < kept
+
+
 def test_weights_that_never_give_a_finite_loss_are_left_and_said_to_be():
     box = tfd.Independent(tfd.Uniform([0.0, 0.0], tf.Variable([1.0, 1.0])), 1)
     model = FlowModel(box)

@@ -314,6 +314,20 @@ def test_the_moments_of_adam():
         np.testing.assert_allclose(velocity.numpy(), 1e-3 * gradient**2, 1e-4, err_msg=message)
 
 
+def test_averages_of_weights():
+    weight = keras.Variable([1.0, 2.0])
+    for wrap in (lambda optimizer: optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = wrap(keras.optimizers.SGD(0.0, use_ema=True, ema_momentum=0.5))
+        optimizer.build([weight])
+        weight.assign([3.0, 4.0])
+        internals.restart_averages(optimizer)
+        weight.assign([5.0, 6.0])
+        optimizer.finalize_variable_values([weight])
+        message = mend("restart_averages", "Keras keeps averages elsewhere, bad weights come back")
+        np.testing.assert_array_equal(weight.numpy(), [3.0, 4.0], err_msg=message)
+    internals.restart_averages(keras.optimizers.SGD())  # It has none.
+
+
 def test_the_mean_of_losses():
     inputs = keras.Input([1])
     model = keras.Model(inputs, keras.layers.Dense(1, kernel_initializer="zeros")(inputs))

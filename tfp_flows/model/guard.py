@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.model.data import unpack
+from tfp_flows.ops.internals import restart_averages
 
 __all__ = ["StopOnNonFinite", "all_finite", "mean_loss"]
 
@@ -98,7 +99,9 @@ class StopOnNonFinite(keras.callbacks.Callback):
     def _stop(self, when: str) -> None:
         reason = self._bad_weights() or self._explain()
         outcome = self._restore()
-        warnings.warn(f"Training stopped {when} {reason} {outcome}", RuntimeWarning, stacklevel=3)
+        restart_averages(self.model.optimizer)
+        message = f"Training stopped {when} {reason} {outcome}{self._advice()}"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
         self._stopped = self.model.stop_training = True
 
     def _bad_weights(self) -> str | None:
@@ -121,7 +124,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
                 return (
                     f"The best finite weights are kept, those {best.origin}, with a validation "
                     f"loss of {best.loss:.6g}."
-                ) + self._advice()
+                )
         losses = [self._loss_of(found) for found in candidates]
         judged = [
             (loss, found)
@@ -146,7 +149,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         else:
             return "No weights of this training are finite, not even those from before training."
         self.model.set_weights(best.weights)
-        return outcome + self._advice()
+        return outcome
 
     def _loss_of(self, snapshot: _Snapshot) -> float | None:
         self.model.set_weights(snapshot.weights)

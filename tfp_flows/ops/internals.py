@@ -55,6 +55,7 @@ __all__ = [
     "prefer_static",
     "remember_forward_log_det",
     "remember_inverse_log_det",
+    "restart_averages",
     "stop_recording",
     "supports_no_merge_call",
 ]
@@ -188,6 +189,20 @@ def adam_slots(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[Any, An
     """The moments that Keras' Adam keeps for a variable."""
     index = optimizer._get_variable_index(variable)
     return optimizer._momentums[index], optimizer._velocities[index]
+
+
+def restart_averages(optimizer: keras.optimizers.Optimizer) -> None:
+    """Let averages of weights, which `use_ema=True` keeps, begin again at the weights as they are.
+
+    When training ends, Keras puts the averages in the place of the weights.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # Of one that scales the loss.
+    if optimizer.use_ema:
+        pairs = zip(
+            optimizer._model_variables_moving_average, optimizer._trainable_variables, strict=True
+        )
+        for average, weight in pairs:
+            average.assign(weight.numpy())
 
 
 def loss_tracker(model: keras.Model) -> keras.metrics.Metric:
