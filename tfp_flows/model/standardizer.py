@@ -159,12 +159,14 @@ def _warn_of_constants(columns: list[str], name: str) -> None:
 def warn_of_raw_outliers(distribution: tfd.Distribution, events: Any, name: str) -> None:
     """Warn of outliers in events that the last bijector has standardized by its own `adapt`."""
     flow = distribution.distribution if isinstance(distribution, Dequantized) else distribution
-    last = flatten_chain(flow.bijector)[0] if isinstance(flow, Flow) else None
-    if isinstance(last, Adaptable) and context_size_of(last) is None:
-        data = np.asarray(events, "float64")
-        standardized = last.inverse(tf.constant(data, flow.dtype)).numpy()
-        if outlier := find_outlier(standardized, shown=data):
-            _warn_of_outlier(outlier, name, getattr(events, "columns", None))
+    if not isinstance(flow, Flow):
+        return
+    last = flatten_chain(flow.bijector)[0]
+    adapted = isinstance(last, Adaptable) and context_size_of(last) is None
+    data = np.asarray(events, "float64")
+    standardized = last.inverse(tf.constant(data, flow.dtype)).numpy() if adapted else data
+    if outlier := find_outlier(standardized, shown=data):
+        _warn_of_outlier(outlier, name, getattr(events, "columns", None))
 
 
 def _warn_of_outlier(outlier: Outlier, name: str, names: Any, remedy: str = "") -> None:
