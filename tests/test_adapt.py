@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from helpers import normal, randomize
 
-from tfp_flows import Flow, FlowModel, bijectors, flows
+from tfp_flows import Flow, FlowModel, bijectors, distributions, flows
 from tfp_flows.model import ConstantColumnWarning, OutlierWarning
 from tfp_flows.model.standardizer import Standardizer
 from tfp_flows.ops import columns
@@ -151,6 +151,30 @@ def test_outliers_are_reported_by_column_and_row(plain):
     pandas = pytest.importorskip("pandas")
     with pytest.warns(OutlierWarning, match="column 'b': .* row 1234"):
         plain.adapt(pandas.DataFrame(x, columns=["a", "b"]))
+
+
+LAST = {
+    "actnorm": lambda: bijectors.ActNorm(2),
+    "real": lambda: bijectors.Support(2, "real"),
+}
+
+
+@pytest.mark.parametrize("last", LAST)
+def test_outliers_are_reported_where_the_last_bijector_standardizes(last):
+    x = np.random.default_rng(0).normal(size=(3000, 2))
+    x[1234, 1] = 1e6
+    made = model(last=LAST[last]())
+    with pytest.warns(OutlierWarning, match=r"column 1: 1e\+06 in row 1234, .*take logarithms\.$"):
+        made.adapt(x)
+    dequantized = distributions.Dequantized(made.distribution, 0.1)
+    if last != "actnorm":
+        with pytest.warns(OutlierWarning, match="column 1"):
+            FlowModel(dequantized).adapt(np.round(x, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OutlierWarning)
+        made.adapt(np.delete(x, 1234, 0))
+        wide = np.exp(2 * x[:1000])  # Wide before the logarithm, not behind it.
+        model(last=bijectors.Support(2, "positive")).adapt(wide)
 
 
 HEAVY_TAILS = {

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from tfp_flows import FlowModel
 from tfp_flows.cli import app
+from tfp_flows.model import ConstantColumnWarning
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--epochs", "2", "--layers", "2", "--hidden", "4"]
@@ -115,6 +116,20 @@ def test_a_fit_given_context(conditional, folder):
     model, table = FlowModel.load(out / "flow.keras"), make_table()
     expected = model.log_prob(table[["height", "weight"]], table[["age"]])
     np.testing.assert_allclose([float(s) for s in scores[1:]], expected, rtol=1e-4)
+
+
+def test_a_class_may_be_absent_among_the_rows_for_training(folder):
+    table = make_table()[["height"]]
+    held_out = np.random.default_rng(0).permutation(len(table))[:12]
+    table["rare"] = np.isin(np.arange(len(table)), held_out[[1, 10]]) * 1.0
+    table.to_csv(folder / "rare.csv", index=False)
+    out = folder / "rare"
+    with pytest.warns(ConstantColumnWarning):
+        result = run("fit", folder / "rare.csv", "--context", "rare", "--out", out, *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "weights, float32" in result.output
+    assert "nan" not in result.output
+    assert "linear regression, Gaussian" in result.output
 
 
 def test_plot_draws_again_elsewhere(fitted, folder):

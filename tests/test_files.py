@@ -168,6 +168,15 @@ def test_permissions_links_and_the_like_are_kept(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["a.txt", "link.txt"]
 
 
+def test_names_as_long_as_a_folder_takes(tmp_path):
+    for name in ("a" * 249 + ".keras", "流" * 80 + ".keras", "🌊" * 62 + ".keras"):
+        with atomic_write(tmp_path / name) as part:
+            assert part.name.endswith(".keras")
+            part.write_text("x")
+        assert os.listdir(tmp_path) == [name]
+        os.remove(tmp_path / name)
+
+
 def test_a_folder_takes_the_place_of_an_older_one(tmp_path):
     path = tmp_path / "folder"
     for number in range(2):

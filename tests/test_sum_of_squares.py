@@ -41,3 +41,12 @@ def test_value_and_slope_are_continuous_at_the_bound():
 def test_the_largest_mean_slope_is_above_1():
     with pytest.raises(ValueError, match="`max_mean_slope` must be above 1"):
         SumOfSquares(max_mean_slope=1.0)
+
+
+def test_a_config_from_before_the_bounds_is_refused():
+    """Its weights would load, and give another density."""
+    config = SumOfSquares(3, 4).get_config()
+    assert SumOfSquares.from_config(config) == SumOfSquares(3, 4)
+    del config["max_mean_slope"]
+    with pytest.raises(ValueError, match="another density: train it again"):
+        SumOfSquares.from_config(config)

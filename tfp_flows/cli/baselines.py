@@ -27,6 +27,7 @@ def gaussian(
     design, test_design = np.ones((len(train), 1)), np.ones((len(test), 1))
     if train_context is not None:
         mean, scale = train_context.mean(0), train_context.std(0)
+        scale = np.where(scale > 0, scale, 1.0)
         design = np.hstack([design, (train_context - mean) / scale])
         test_design = np.hstack([test_design, (test_context - mean) / scale])
     scale = train.std(0)

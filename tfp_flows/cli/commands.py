@@ -155,7 +155,8 @@ def fit(
         train, held_out, test_rows = (rows[index] for index in recipe.split(len(rows)))
         names = [*recipe.context, *recipe.columns]
         tables.check_spread(np.hstack(rows.inputs), names, data)
-        tables.check_spread(np.hstack(train.inputs), names, f"{data}, its rows for training")
+        # A context may be constant there, as that of a rare class is.
+        tables.check_spread(train.y, recipe.columns, f"{data}, its rows for training")
 
         from tfp_flows.cli import fitting
 

@@ -84,7 +84,8 @@ def _dtype(rows: Rows) -> str:
     """float64 if float32, with its 7 digits, would blur a column or overflow."""
     x = np.hstack(rows.inputs)
     scale, largest = x.std(0), np.abs(x).max(0)
-    fine = (scale > 1e-4 * largest) & (scale > 1e-30) & (largest < 1e30)
+    constant = np.ptp(x, axis=0) == 0  # Of the context.
+    fine = (constant | ((scale > 1e-4 * largest) & (scale > 1e-30))) & (largest < 1e30)
     return "float32" if fine.all() else "float64"
 
 

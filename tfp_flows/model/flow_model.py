@@ -23,7 +23,7 @@ from tfp_flows.model.diagnosis import explain_non_finite
 from tfp_flows.model.naming import name_layers
 from tfp_flows.model.replicas import check_scope
 from tfp_flows.model.saving import SavableModel
-from tfp_flows.model.standardizer import Standardizer
+from tfp_flows.model.standardizer import Standardizer, warn_of_raw_outliers
 from tfp_flows.model.ties import warn_of_ties
 from tfp_flows.networks import Conditioner, Embedding
 from tfp_flows.ops.capabilities import context_size_of
@@ -207,6 +207,8 @@ class FlowModel(SavableModel):
             self.context_standardizer.adapt(context, "x", scale=scale)
         warn_of_ties(events, steps=steps)
         self._initialize_from_data(context, events, again=True, scale=scale)
+        if raw:
+            warn_of_raw_outliers(self.distribution, events, name)
 
     def _initialize_from_data(
         self, context: Any, events: Any, *, again: bool, scale: str = "standard"

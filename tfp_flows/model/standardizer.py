@@ -9,8 +9,13 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow_probability import distributions as tfd
 
+from tfp_flows.distributions.chain import flatten_chain
+from tfp_flows.distributions.dequantized import Dequantized
+from tfp_flows.distributions.flow import Flow
 from tfp_flows.model.data import check_finite
+from tfp_flows.ops.capabilities import Adaptable, context_size_of
 from tfp_flows.ops.columns import (
     Outlier,
     check_unit,
@@ -22,7 +27,7 @@ from tfp_flows.ops.columns import (
     robust_moments,
 )
 
-__all__ = ["ConstantColumnWarning", "OutlierWarning", "Standardizer"]
+__all__ = ["ConstantColumnWarning", "OutlierWarning", "Standardizer", "warn_of_raw_outliers"]
 
 
 class ConstantColumnWarning(UserWarning):
@@ -95,7 +100,7 @@ class Standardizer(keras.layers.Layer):
         if scale == "robust":
             shift, deviation = self._robust(data, name, names, shift, deviation)
         elif outlier := find_outlier(data):
-            _warn_of_outlier(outlier, name, names)
+            _warn_of_outlier(outlier, name, names, ", or call `adapt(..., scale='robust')`")
         check_unit(data, deviation, self.dtype, name, names)
         self.shift.assign(shift)
         self.scale.assign(deviation)
@@ -151,13 +156,26 @@ def _warn_of_constants(columns: list[str], name: str) -> None:
         )
 
 
-def _warn_of_outlier(outlier: Outlier, name: str, names: Any) -> None:
+def warn_of_raw_outliers(distribution: tfd.Distribution, events: Any, name: str) -> None:
+    """Warn of outliers in events that the last bijector has standardized by its own `adapt`."""
+    flow = distribution.distribution if isinstance(distribution, Dequantized) else distribution
+    if not isinstance(flow, Flow):
+        return
+    last = flatten_chain(flow.bijector)[0]
+    adapted = isinstance(last, Adaptable) and context_size_of(last) is None
+    data = np.asarray(events, "float64")
+    standardized = last.inverse(tf.constant(data, flow.dtype)).numpy() if adapted else data
+    if outlier := find_outlier(standardized, shown=data):
+        _warn_of_outlier(outlier, name, getattr(events, "columns", None))
+
+
+def _warn_of_outlier(outlier: Outlier, name: str, names: Any, remedy: str = "") -> None:
     low, high = outlier.bulk
     warnings.warn(
         f"`{name}` has values far out in column {column_name(outlier.column, names)}: "
         f"{outlier.value:.6g} in row {outlier.row}, where 90 % of the values lie between {low:.6g} "
         f"and {high:.6g}. They make the standard deviation {outlier.deviation:.3g} and squeeze the "
-        "others: mend these rows, take logarithms, or call `adapt(..., scale='robust')`.",
+        f"others: mend these rows, or take logarithms{remedy}.",
         OutlierWarning,
         stacklevel=4,
     )

@@ -96,8 +96,10 @@ class Outlier(NamedTuple):
     bulk: tuple[float, float]  # Where the middle 90 % of the values lie.
 
 
-def find_outlier(data: np.ndarray) -> Outlier | None:
+def find_outlier(data: np.ndarray, shown: np.ndarray | None = None) -> Outlier | None:
     """The value farthest out in the first column whose bulk a few values squeeze, if there is one.
+
+    `shown` are the same data in the units in which the outlier is told, if these are others.
 
     The deviation of such a column is more than 30 times what a normal distribution would have whose
     middle 90 % lie where those of the column do. Long tails alone do not come to that: a Student's
@@ -113,8 +115,9 @@ def find_outlier(data: np.ndarray) -> Outlier | None:
     k = int(found[0])
     row = int(np.abs(columns[:, k] - median[k]).argmax())
     column = tuple(int(i) for i in np.unravel_index(k, data.shape[1:])) if data.ndim > 1 else ()
-    bulk_limits = float(low[k]), float(high[k])
-    return Outlier(column, row, float(columns[row, k]), float(deviation[k]), bulk_limits)
+    values = (columns if shown is None else np.asarray(shown, "float64"))[:, k]
+    limits = float(np.quantile(values, 0.05)), float(np.quantile(values, 0.95))
+    return Outlier(column, row, float(values[row]), float(moments(values)[1]), limits)
 
 
 def column_name(index: Sequence[int] | np.ndarray, names: Any = None) -> str:

@@ -46,7 +46,7 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
         yield target
         return
     _check(target, path, overwrite)
-    part = target.with_name(f".tmp-{secrets.token_hex(4)}-{target.name[-100:]}")
+    part = target.with_name(f".tmp-{secrets.token_hex(4)}-{target.name[-40:]}")
     try:
         yield part
         if target.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -149,6 +150,21 @@ class SumOfSquares(Transformer):
                 "`max_mean_slope` must be above 1. "
                 f"Received: max_mean_slope={self.max_mean_slope!r}"
             )
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> SumOfSquares:
+        """Construct from `get_config()`.
+
+        Raises:
+          ValueError: the config is from before slopes were bounded: its weights mean another map.
+        """
+        if "max_mean_slope" not in config:
+            raise ValueError(
+                "A `SumOfSquares` must be saved with its `max_mean_slope`. This one is from before "
+                "slopes were bounded, and its weights would give another density: train it again. "
+                f"Received: config={config!r}"
+            )
+        return cls(**config)
 
     @property
     def parameter_count(self) -> int:
