@@ -60,6 +60,7 @@ _CLOSED_BIJECTORS = (
     bijectors.ShiftAndCube,
     bijectors.Triangular,
 )
+_NO_FORWARD_MODE = "There is no forward-mode differentiation here: use `Flow.log_prob` for it"
 _STATEFUL_LAYERS = (keras.layers.BatchNormalization, keras.layers.SpectralNormalization)
 
 
@@ -268,11 +269,8 @@ class _Run(Bijector):
                     total += log_det
 
             def backward(*gradients: tf.Tensor, variables: Sequence[tf.Variable] = ()):
-                if not kept:  # Asked for while the inverse is still being recorded.
-                    raise NotImplementedError(
-                        "Where activations are recomputed there is no forward-mode "
-                        "differentiation of `log_prob`: use `Flow.log_prob`."
-                    )
+                if not kept:  # While it is being recorded.
+                    raise NotImplementedError(_NO_FORWARD_MODE)
                 return self._backward(kept[0], contexts, gradients, variables)
 
             return (y, total), backward
