@@ -19,17 +19,19 @@ ANY_BATCH = [tf.TensorSpec([None, 2], tf.float64)]
 
 
 @functools.cache
-def flow_of(family):
+def flow_of(family, layers=2):
     options = {"bins": 3} if "spline" in family else {"activation": "tanh"}
-    flow = flows.get(family, 2, layers=2, hidden_units=(4,), dtype="float64", seed=0, **options)
+    flow = flows.get(
+        family, 2, layers=layers, hidden_units=(4,), dtype="float64", seed=0, **options
+    )
     for i, variable in enumerate(flow.trainable_variables):
         variable.assign_add(normal(*variable.shape, seed=i, dtype="float64", scale=0.3))
     return flow
 
 
-def value_of(family, direction):
+def value_of(family, direction, layers=2):
     """A number for every event; `tf.identity` keeps TFP's cache out."""
-    flow = flow_of(family)
+    flow = flow_of(family, layers)
     if direction == "log_prob":
         return lambda x: flow.log_prob(tf.identity(x))
     return lambda x: tf.reduce_sum(tf.sin(flow.bijector.forward(tf.identity(x))), -1)
@@ -110,33 +112,41 @@ def test_hessians_without_a_loop(family):
     assert_close(of_map(X), gradient(X))
 
 
-@pytest.mark.parametrize(
-    ("family", "direction"),
-    [("neural_spline", "log_prob"), ("maf", "forward"), ("real_nvp", "log_prob")],
-)
+def penalty_gradient_of(function):
+    """The gradient of the squared gradient."""
+    return gradient_of(lambda x: tf.reduce_sum(gradient_of(function)(x) ** 2))
+
+
+COMPILED = [("neural_spline", "log_prob"), ("maf", "forward")]  # In parts, by XLA.
+
+
+@pytest.mark.parametrize(("family", "direction"), COMPILED)
 def test_functions_traced_before_any_tape(family, direction):
-    """For batches of any size: XLA compiles parts, which must not lose the second derivative."""
-    function = tf.function(value_of(family, direction), input_signature=ANY_BATCH)
+    """For batches of any size."""
+    value = value_of(family, direction, layers=1)
+    function = tf.function(value, input_signature=ANY_BATCH, autograph=False)
     function.get_concrete_function()
-    expected = by_differences(family, direction)
-    assert_close(hessian_of(function)(X), expected)
-    assert_close(forward_mode(function)(X), gradient_of(function)(X))
+    assert_close(penalty_gradient_of(function)(X), penalty_gradient_of(value)(X))
 
 
-@pytest.mark.parametrize("jit", [False, True])
-def test_inside_of_functions(jit):
-    for family, direction in (("maf", "forward"), ("neural_spline", "log_prob")):
-        if jit and family == "neural_spline":
-            continue  # Compiles for half a minute, and is the operations of "eager".
-        hessian = tf.function(hessian_of(value_of(family, direction)), jit_compile=jit)
-        assert_close(hessian(X), by_differences(family, direction))
+@pytest.mark.parametrize(("family", "direction"), COMPILED)
+def test_inside_of_functions(family, direction):
+    value = value_of(family, direction, layers=1)
+    found = tf.function(penalty_gradient_of(value), autograph=False)(X)
+    assert_close(found, penalty_gradient_of(value)(X))
 
 
-@pytest.mark.parametrize("family", ["maf", "autoregressive_spline"])
-def test_outside_of_what_xla_compiles_as_a_whole(family):
+def test_inside_of_what_xla_compiles_as_a_whole():
+    value = value_of("maf", "forward", layers=1)
+    found = tf.function(penalty_gradient_of(value), autograph=False, jit_compile=True)(X)
+    assert_close(found, penalty_gradient_of(value)(X))
+
+
+def test_outside_of_what_xla_compiles_as_a_whole():
     """What XLA keeps inside of a loop it cannot hand to a tape outside: the loop runs again."""
-    sampled = tf.function(value_of(family, "forward"), jit_compile=True)
-    assert_close(gradient_of(sampled)(X), gradient_of(value_of(family, "forward"))(X))
+    value = value_of("autoregressive_spline", "forward", layers=1)
+    sampled = tf.function(value, jit_compile=True, autograph=False)
+    assert_close(gradient_of(sampled)(X), gradient_of(value)(X))
 
 
 @pytest.mark.parametrize("family", ["real_nvp", "neural_spline", "maf"])

@@ -79,7 +79,8 @@ def _call_with_gradient(
     @tf.custom_gradient
     def called(*tensors: tf.Tensor) -> tuple[Tensors, Function]:
         def backward(*upstream: tf.Tensor) -> Tensors:
-            arguments = (*tensors, *upstream)
+            # In the graph of the gradient, which further gradients can see.
+            arguments = tuple(map(tf.identity, (*tensors, *upstream)))
             if not first_order or not tf.inside_function():
                 return gradient(key, *arguments)
             return _call_with_gradient(
