@@ -181,6 +181,7 @@ class MADE(keras.layers.Layer):
         return tf.reshape(parameters, [-1, self.parameter_count, self.event_size])
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """`(batch, parameter_count, event_size)`, for `summary` and symbolic calls."""
         return (input_shape[0], self.parameter_count, self.event_size)
 
     def adds(self, layer: int) -> bool:

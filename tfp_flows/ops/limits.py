@@ -37,8 +37,9 @@ def allocation_limit(numbers: int) -> Iterator[None]:
       ValueError: `numbers` is no positive integer, or more would have been allocated.
 
     Example:
-      >>> with serialization.allocation_limit(10**10):
-      ...     model = keras.saving.load_model("huge.keras")
+      >>> config = serialization.serialize(flows.real_nvp(2, layers=2))
+      >>> with serialization.allocation_limit(10**6):
+      ...     flow = serialization.deserialize(config)
     """
     if isinstance(numbers, bool) or not isinstance(numbers, int) or numbers < 1:
         raise ValueError(f"`numbers` must be a positive integer. Received: numbers={numbers!r}")
