@@ -2,6 +2,7 @@
 
 import warnings
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -108,6 +109,15 @@ def test_a_unit_that_float32_cannot_hold_is_an_error(unit, plain):
     for refuses in (bijectors.ActNorm(2), bijectors.Support(2, "real")):
         with pytest.raises(ValueError, match=r"fit float32|no digit of float32"):
             refuses.adapt(x)
+
+
+def test_a_positive_column_too_small_for_float32_is_an_error():
+    x = np.abs(X.astype("float64")) * 1e-42
+    with pytest.raises(ValueError, match="in row 0, which float32 takes for 0: rescale the column"):
+        model(last=bijectors.Support(2, "positive")).adapt(x)
+    circular = bijectors.Coupling(2, bijectors.transformers.CircularSpline(4), (4,))
+    with pytest.raises(ValueError, match="within the range of float32"):
+        model(last=circular).adapt(x * 1e82)
 
 
 @pytest.mark.parametrize("unit", [1e-39, 1e39, 1e-200, 1e200])
@@ -324,6 +334,7 @@ def not_numbers():
         "ragged list": ([[1.0, 2.0], [3.0]], "different lengths"),
         "list of text": ([["a", "b"]], "<U"),
         "list with a gap": ([[1.0, None]], "object"),
+        "list of masked rows": ([X[0], np.ma.MaskedArray(X[1], [False, True])], "row 1"),
         "sparse": (sparse.csr_matrix(X), "csr_matrix"),
         "sparse tensor": (tf.sparse.from_dense(X), "SparseTensor"),
         "ragged tensor": (tf.ragged.constant([[1.0, 2.0], [3.0]]), "RaggedTensor"),
@@ -373,6 +384,8 @@ def test_what_holds_numbers_in_other_clothes_is_taken(plain):
         pandas.DataFrame(X),
         np.ma.MaskedArray(X),
         tf.Variable(X),
+        X.astype(np.longdouble),
+        X.astype(">f4"),
     ):
         plain.adapt(data)
         np.testing.assert_allclose(plain.predict(data, verbose=0), expected, rtol=1e-5)
@@ -380,6 +393,44 @@ def test_what_holds_numbers_in_other_clothes_is_taken(plain):
         assert plain.evaluate(data, verbose=0) == pytest.approx(-np.mean(expected), rel=1e-4)
     scalar = FlowModel(tfd.Normal(tf.Variable(0.0), 1.0))
     np.testing.assert_allclose(scalar.log_prob(0.5), tfd.Normal(0.0, 1.0).log_prob(0.5), rtol=1e-6)
+
+
+def test_bfloat16_is_a_number(plain):
+    x = tf.cast(X, "bfloat16")
+    for data in (x, x.numpy()):
+        plain.adapt(data)
+        plain.fit(data, verbose=0)
+        np.testing.assert_allclose(plain.event_standardizer.shift, X.mean(0), atol=0.02)
+
+
+def test_adapt_takes_arrays_and_datasets_that_hold_and_end(plain, conditional):
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return X
+
+    sliced = tf.data.Dataset.from_tensor_slices
+    for wrong, received in (
+        ((x for x in X), "generator"),
+        (Batches(), "Batches"),
+        (sliced({"x": X}).batch(8), "a dataset of dict"),
+        (sliced(X[:0]).batch(8), "a dataset without elements"),
+        (sliced(X).batch(8).repeat(), "repeats forever"),
+        (3.0, r"shape=\(\)|float"),
+        (np.float32(3), r"shape=\(\)"),
+    ):
+        with pytest.raises(ValueError, match=f"`x` must .*Received: .*({received})"):
+            plain.adapt(wrong)
+    with pytest.raises(ValueError, match=r"must have shape|Received: float"):
+        FlowModel(tfd.Normal(tf.Variable(0.0), 1.0)).adapt(0.5)
+    embedding = keras.layers.Dense(2)
+    made = flows.maf(2, layers=1, hidden_units=(4,), embedding=embedding, context_shape=(3,))
+    context = normal(ROWS, 3)
+    context[7, 1] = np.nan
+    with pytest.raises(ValueError, match=r"`x` must be finite. Received: nan at row 7, column 1"):
+        FlowModel(made).adapt(context, X)
 
 
 def test_a_missing_context_is_one_clear_error(conditional):

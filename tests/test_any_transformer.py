@@ -60,8 +60,10 @@ def test_named_families_are_their_transformers_in_a_structure():
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_angles_have_a_torus_as_base_and_nothing_that_breaks_it(structure):
+@pytest.mark.parametrize("inverted", [False, True])
+def test_angles_have_a_torus_as_base_and_nothing_that_breaks_it(structure, inverted):
     make, circular = STRUCTURES[structure], t.CircularSpline(bins=4)
+    circular = t.Inverse(circular) if inverted else circular
     flow = randomize(make(2, circular, layers=2, hidden_units=(8,), dtype="float64"))
     x = np.pi * np.tanh(normal(6, 2, dtype="float64"))
     np.testing.assert_allclose(flow.log_prob(x + 2 * np.pi), flow.log_prob(x), atol=1e-9)
@@ -127,6 +129,13 @@ def test_a_wrong_keyword_is_named_with_the_nearest_and_all_that_are_known(name):
     if name in flows.names():
         with pytest.raises(TypeError, match=rf"^{name}\(\) takes no keyword `layer`"):
             flows.get(name, 2, layer=3)
+
+
+@pytest.mark.parametrize("option", [{"seed": "a"}, {"seed": -1}, {"seed": 1.5}, {"linear": []}])
+def test_a_wrong_seed_or_linear_is_named(option):
+    (name,) = option
+    with pytest.raises(ValueError, match=f"`{name}` must be.*Received: {name}="):
+        flows.real_nvp(2, layers=1, hidden_units=(4,), **option)
 
 
 def test_options_of_one_structure_are_not_those_of_another():

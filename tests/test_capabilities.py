@@ -134,6 +134,8 @@ def test_facts_about_layers():
     for layer in (keras.layers.BatchNormalization(), keras.layers.Lambda(lambda x: x)):
         assert not independent(layer), layer
     assert not independent(keras.layers.Dense(2, activity_regularizer="l2"))
+    for name in ("relu", "silu", "softmax", None):
+        assert independent(keras.layers.Dense(2, activation=name)), name
     assert why_not(keras.layers.Dropout(0.5)) == "draws random numbers"
     assert why_not(keras.layers.Dropout(0.0)) is None
     assert why_not(keras.layers.BatchNormalization()) == "changes its state"
@@ -142,6 +144,19 @@ def test_facts_about_layers():
         repeatable = False
 
     assert why_not(Counts(2)) == "is not repeatable"
+
+
+def test_an_activation_that_looks_at_all_rows_sees_them_all():
+    """As any function may that is not Keras' own."""
+
+    def centred(x):
+        return x - tf.reduce_mean(x, 0, keepdims=True)
+
+    dense = keras.Sequential([keras.layers.Dense(4, activation=centred)])
+    for network in (networks.MLP((4,), activation=centred), dense):
+        layer = bijectors.Coupling(2, transformers.Affine(), network)
+        flow, x = randomize(Flow(base(), tfb.Chain([layer]))), normal(300, 2)
+        np.testing.assert_allclose(tf.function(flow.log_prob)(x), flow.log_prob(x), rtol=1e-4)
 
 
 def test_data_dependent_initialization_is_stated():

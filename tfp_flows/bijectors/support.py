@@ -152,9 +152,11 @@ class Support(Bijector):
         if len(outside):
             row, column = outside[0]
             total = f", in a row that sums to {given[row].sum()}" * (self.support == "simplex")
+            tiny = bool(0 < abs(given[row, column]) < np.finfo(dtype).tiny)
+            unit = f", which {self.dtype.name} takes for 0: rescale the column" * tiny
             raise ValueError(
                 f"`y` must lie inside the support, {self._map.entries[column]!r} for column "
-                f"{names[column]!r}. Received: {given[row, column]} in row {row}{total}"
+                f"{names[column]!r}. Received: {given[row, column]} in row {row}{total}{unit}"
             )
         u = self._map.unconstrain(y)[0].numpy().astype("float64")
         check_varies(constant_columns(u, self.dtype), self.dtype, "y", names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import keras
 import numpy as np
@@ -56,7 +57,11 @@ class Builder:
         self.seed = check_seed(options["seed"])
         self.options = options
         linear, support = options["linear"], options["support"]
-        if linear is not None and linear not in _LINEAR:
+        if self.seed is not None and not (isinstance(self.seed, Integral) and self.seed >= 0):
+            raise ValueError(
+                f"`seed` must be an integer, 0 or more, or None. Received: seed={self.seed!r}"
+            )
+        if linear is not None and linear not in list(_LINEAR):
             raise ValueError(
                 f"`linear` must be None or one of {sorted(_LINEAR)}. Received: linear={linear!r}"
             )

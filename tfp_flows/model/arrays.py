@@ -52,9 +52,9 @@ def check_numbers(data: Any, name: str) -> Any:
     if isinstance(data, np.ma.MaskedArray) and np.ma.is_masked(data):
         raise _refusal(name, f"a masked value at {_place(np.ma.getmaskarray(data))}")
     if is_array(data):
+        array = real_numbers(data, name)
         # Of tables that are no arrays themselves, the names of columns are to be kept.
-        real_numbers(data, name)
-        return np.asarray(data) if isinstance(data, np.ndarray) else data
+        return array if isinstance(data, np.ndarray) else data
     if isinstance(data, list | tuple):
         return _array_of(data, name)
     if data is None or isinstance(data, str | bytes | Mapping | set | complex):
@@ -69,6 +69,10 @@ def _is_real(dtype: tf.DType) -> bool:
 def real_numbers(data: Any, name: str) -> np.ndarray:
     """The data as an array, if it is one of real numbers; else a ValueError."""
     array = np.asarray(data)
+    if array.dtype == tf.bfloat16.as_numpy_dtype:  # Of no kind to NumPy.
+        array = array.astype("float32")
+    elif array.dtype == np.longdouble or not array.dtype.isnative:  # TensorFlow has none of these.
+        array = array.astype("float64") if array.dtype.kind in "iuf" else array
     if array.dtype == object and not array.ndim:
         raise _refusal(name, f"a {type(data).__name__}")
     if array.dtype.kind not in "biuf":
@@ -77,6 +81,9 @@ def real_numbers(data: Any, name: str) -> np.ndarray:
 
 
 def _array_of(data: Any, name: str) -> np.ndarray:
+    for i, part in enumerate(data):
+        if np.ma.is_masked(part):  # NumPy would take what is behind the mask.
+            raise _refusal(name, f"a masked value in row {i}")
     try:
         return real_numbers(np.array(data), name)
     except ValueError as error:

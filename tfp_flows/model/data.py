@@ -167,15 +167,34 @@ def pairs(x: Any, y: Any, size: int = 4096) -> Iterator[tuple[Any, Any]]:
 
 
 def collect(x: Any, y: Any = None) -> tuple[Any, Any]:
-    """All context (or None) and all events of whatever `fit` takes, in memory."""
-    if not isinstance(x, tf.data.Dataset):
-        if y is None and isinstance(x, tuple):
-            return x[0], x[1]
-        return (None, x) if y is None else (x, y)
-    if x.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("`x` must end. Received: a dataset that repeats forever")
-    contexts, events = zip(*pairs(x, None), strict=True)
-    return None if contexts[0] is None else np.concatenate(contexts), np.concatenate(events)
+    """All context (or None) and all events of arrays or of a dataset, in memory.
+
+    Raises:
+      ValueError: the data are of another kind, or a dataset that is empty or has no end.
+    """
+    if isinstance(x, tf.data.Dataset):
+        if x.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError("`x` must end. Received: a dataset that repeats forever")
+        batches = list(pairs(x, None))
+        if not batches:
+            raise ValueError("`x` must have one row or more. Received: a dataset without elements")
+        contexts, events = zip(*batches, strict=True)
+        _check_arrays(contexts[0], events[0], "a dataset of ")
+        return None if contexts[0] is None else np.concatenate(contexts), np.concatenate(events)
+    pair: tuple[Any, Any] = (None, x) if y is None else (x, y)
+    if y is None and isinstance(x, tuple):
+        pair = x
+    _check_arrays(*pair, "")
+    return pair
+
+
+def _check_arrays(context: Any, events: Any, where: str) -> None:
+    for part in (context, events):
+        if part is not None and not is_array(part):
+            raise ValueError(
+                "`x` must be an array of events, or context and events, or a tf.data.Dataset of "
+                f"batches of these. Received: {where}{type(part).__name__}"
+            )
 
 
 def arrays_of(x: Any, y: Any, sample_weight: Any) -> list[Any] | None:

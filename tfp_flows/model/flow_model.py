@@ -196,11 +196,12 @@ class FlowModel(SavableModel):
         name = "x" if context is None else "y"
         if context is not None:
             check_rows(context=context, events=events)
+            check_finite(context, "x")
         steps = getattr(self.distribution, "steps", None)
         if not raw:
             self.event_standardizer.adapt(events, name, scale=scale)
         elif steps is None:  # Cells have a probability, even if all events lie in one.
-            check_finite(events, name)
+            check_finite(events, name, self.event_dtype)
             constant = constant_columns(np.asarray(events), self.event_dtype)
             check_varies(constant, self.event_dtype, name, getattr(events, "columns", None))
         if context is not None and self.context_standardizer is not None:

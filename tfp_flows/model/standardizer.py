@@ -82,9 +82,9 @@ class Standardizer(keras.layers.Layer):
         check_finite(data, name)
         names = getattr(data, "columns", None)
         data = np.asarray(data, "float64")
-        if data.shape[1:] != self.shape:
+        if not data.ndim or data.shape[1:] != self.shape:
             expected = ", ".join(map(str, ("n", *self.shape)))
-            hint = ": use `x[:, np.newaxis]`" * (data.shape == (len(data),) and self.shape == (1,))
+            hint = ": use `x[:, np.newaxis]`" * (data.ndim == 1 and self.shape == (1,))
             raise ValueError(
                 f"`{name}` must have shape ({expected}). Received: shape={data.shape}{hint}"
             )

@@ -79,6 +79,11 @@ class _HasUnits(Protocol):
 
 
 @runtime_checkable
+class _HasActivation(Protocol):
+    activation: Any
+
+
+@runtime_checkable
 class _DrawsNumbers(Protocol):
     seed_generator: Any
 
@@ -153,11 +158,21 @@ def is_affine(bijector: tfb.Bijector) -> bool:
 
 def independent_over_batch(part: Any) -> bool:
     """Whether a bijector or a layer maps each event without the others, and adds no loss."""
-    if isinstance(part, keras.layers.Layer) and part.activity_regularizer is not None:
+    if isinstance(part, keras.layers.Layer) and not _is_plain(part):
         return False
     if type(part) in _TFP:
         return not isinstance(part, _TFP_OF_BATCHES)
     return type(part) in _KERAS_INDEPENDENT or _states(part, "independent_over_batch")
+
+
+def _is_plain(layer: keras.layers.Layer) -> bool:
+    """Whether the layer adds no loss, and its activation, if it has one, is a function of Keras.
+
+    Of other functions nothing is known: they may look at all rows.
+    """
+    activation = layer.activation if isinstance(layer, _HasActivation) else None
+    known = activation is None or activation in vars(keras.activations).values()
+    return layer.activity_regularizer is None and known
 
 
 def why_not_repeatable(layer: keras.layers.Layer) -> str | None:

@@ -49,6 +49,11 @@ class Inverse(Transformer):
             )
 
     @property
+    def needs_raw_data(self) -> bool:
+        """Whether the transformer does, as one of angles."""
+        return self.transformer.needs_raw_data
+
+    @property
     def closed_inverse(self) -> bool:
         """Whether the transformer has one: both directions are the same two."""
         return has_closed_inverse(self.transformer)
