@@ -251,7 +251,7 @@ def test_adapt_adds_noise_and_adapts_what_is_inside():
 
 @pytest.mark.parametrize("steps", [0.0, -1.0, np.inf, [1.0, 1.0, 1.0], "one", None, [0.0, 0.0]])
 def test_wrong_steps_are_refused(steps):
-    with pytest.raises(ValueError, match="`steps` must be a number or 2, one a column"):
+    with pytest.raises(ValueError, match="`steps` must be a number or 2, one per column"):
         Dequantized(standard_normal(2), steps)
 
 

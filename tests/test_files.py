@@ -482,7 +482,7 @@ def test_a_config_that_asks_for_too_much_is_refused(kind, victim, tmp_path, smal
     good, parts = victim
     path = write(tmp_path / "bad.keras", hostile(parts, kind))
     policy = keras.config.dtype_policy().name
-    with pytest.raises(ValueError, match=r"bad\.keras' is no saved FlowModel") as raised:
+    with pytest.raises(ValueError, match=r"bad\.keras' is not a saved FlowModel") as raised:
         FlowModel.load(path)
     reason = "numbers that may be allocated|may share|nothing that works|DType|recursion"
     assert re.search(reason, str(raised.value))

@@ -165,7 +165,7 @@ def test_a_hostile_file_is_refused_and_runs_nothing(position, victim, marker, tm
         config = json.loads(victim["config.json"])
         replace(config, POSITIONS[position], hostile)
         path = write(tmp_path / "bad.keras", {**victim, "config.json": json.dumps(config)})
-        with pytest.raises(ValueError, match=r"bad\.keras' is no saved FlowModel: "):
+        with pytest.raises(ValueError, match=r"bad\.keras' is not a saved FlowModel: "):
             FlowModel.load(path)
         if POSITIONS[position][0] == "config":
             with pytest.raises((ValueError, TypeError)):
@@ -194,7 +194,7 @@ def test_a_hostile_file_that_claims_to_be_another_model(victim, marker, tmp_path
         }
         for config in (hostile, nested, {**nested, "registered_name": "tfp_flows>MLP"}):
             path = write(tmp_path / "bad.keras", {**victim, "config.json": json.dumps(config)})
-            with pytest.raises(ValueError, match=r"bad\.keras' is no saved FlowModel"):
+            with pytest.raises(ValueError, match=r"bad\.keras' is not a saved FlowModel"):
                 FlowModel.load(path)
             assert not marker.exists(), kind
             assert "hostile_module" not in sys.modules, kind
@@ -215,7 +215,7 @@ def test_a_truncated_file_is_a_clear_error(victim, tmp_path):
     path = tmp_path / "part.keras"
     for share in (0.0, 0.001, 0.1, 0.5, 0.9, 0.99, 1 - 1 / len(whole)):
         path.write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(ValueError, match=r"part\.keras' is no saved FlowModel: "):
+        with pytest.raises(ValueError, match=r"part\.keras' is not a saved FlowModel: "):
             FlowModel.load(path)
 
 
@@ -241,14 +241,14 @@ def test_damage_within_is_a_clear_error(victim, tmp_path):
     ]
     for parts in damaged:
         write(path, parts)
-        with pytest.raises(ValueError, match=r"damaged\.keras' is no saved FlowModel: "):
+        with pytest.raises(ValueError, match=r"damaged\.keras' is not a saved FlowModel: "):
             FlowModel.load(path)
     # The weights of another architecture.
     other = FlowModel(flows.nice(2, layers=1, hidden_units=(5,)))
     other.save(tmp_path / "other.keras")
     with zipfile.ZipFile(tmp_path / "other.keras") as archive:
         write(path, {**victim, "model.weights.h5": archive.read("model.weights.h5")})
-    with pytest.raises(ValueError, match="is no saved FlowModel: "):
+    with pytest.raises(ValueError, match="is not a saved FlowModel: "):
         FlowModel.load(path)
 
 
@@ -263,10 +263,10 @@ def test_foreign_files_are_clear_errors(victim, tmp_path):
         FlowModel.load(path)
     for content in (b"", b"a,b\n1,2\n", b"\x89HDF\r\n\x1a\n" + b"\0" * 100):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"foreign\.keras' is no saved FlowModel: "):
+        with pytest.raises(ValueError, match=r"foreign\.keras' is not a saved FlowModel: "):
             FlowModel.load(path)
     path.write_bytes(victim["model.weights.h5"])
-    with pytest.raises(ValueError, match=r"foreign\.keras' is no saved FlowModel: "):
+    with pytest.raises(ValueError, match=r"foreign\.keras' is not a saved FlowModel: "):
         FlowModel.load(path)
     with pytest.raises(FileNotFoundError, match=r"There is no file '.*absent\.keras'"):
         FlowModel.load(tmp_path / "absent.keras")

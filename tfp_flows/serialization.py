@@ -86,7 +86,7 @@ def deserialize(config: Any) -> Any:
         raise
     # What a damaged config raises depends on where it is damaged.
     except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise ValueError(f"This is no config of tfp_flows, or it is damaged: {error!r}") from error
+        raise ValueError(f"This is not a config of tfp_flows, or is damaged: {error!r}") from error
     except (AssertionError, MemoryError, tf.errors.OpError) as error:
         raise ValueError(f"This config describes nothing that works: {error!r}") from error
 
@@ -264,7 +264,7 @@ def _class_name(obj: Any, path: str) -> str:
     registered = keras.saving.get_registered_name(cls)
     if registered != cls.__name__:
         return registered
-    # TFP makes `_Chain`, say, of `Chain` where parts are no composite tensors.
+    # TFP makes `_Chain`, say, of `Chain` where parts are not composite tensors.
     name = cls.__name__.removeprefix("_")
     for namespace, module in _NAMESPACES.items():
         public = getattr(module, name, None)

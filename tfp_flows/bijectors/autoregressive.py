@@ -69,7 +69,7 @@ class MaskedAutoregressive(Bijector):
       name: name of the bijector.
 
     Raises:
-      ValueError: a size is not a positive integer; `order` is no permutation; `passes` is larger
+      ValueError: a size is not a positive integer; `order` is not a permutation; `passes` is larger
         than D; a layer of your own has another output shape, or an output that depends on a column
         it must not see; an event or context does not fit; context is missing, or given to an
         unconditional bijector.

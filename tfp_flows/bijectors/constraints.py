@@ -1,9 +1,9 @@
 """The maps behind `Support`: the line onto what columns allow, and vectors onto the simplex.
 
 Each has `constrain(u)` and `unconstrain(y)`, which return the value and the log-slopes of
-*`constrain`*, one a column of `u`, and `inside(y)`, true where `y` lies in the support. Everything
-is clipped before the maths, so that no branch of a `where` can make a NaN; what lies outside is
-taken to the nearest number inside.
+*`constrain`*, one per column of `u`, and `inside(y)`, true where `y` lies in the support.
+Everything is clipped before the maths, so that no branch of a `where` can make a NaN; what lies
+outside is taken to the nearest number inside.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Columns:
     """Every column onto a support of its own: all numbers, the positive ones, or an interval.
 
     Args:
-      entries: `"real"`, `"positive"`, `"angle"` or `(low, high)`, one a column.
+      entries: `"real"`, `"positive"`, `"angle"` or `(low, high)`, one per column.
       dtype: NumPy's type of the columns.
     """
 
@@ -130,7 +130,7 @@ def checked_support(support: Any, size: int, dtype: type) -> Entry | list[Entry]
             return checked
     raise ValueError(
         "`support` must be 'real', 'positive', 'angle', 'simplex', an interval (low, high) "
-        f"with low < high, or a list of {size}, one a column, without 'simplex'. "
+        f"with low < high, or a list of {size}, one per column, without 'simplex'. "
         f"Received: support={support!r}"
     )
 

@@ -183,7 +183,7 @@ class Coupling(Bijector):
         return functools.partial(mapped, forward), functools.partial(mapped, inverse)
 
     def _parameters_of(self, rows: tf.Tensor, x: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
-        """The transformer's parameters, `(moved, parameter_count, n)`."""
+        """The transformer's parameters, `(transformed, parameter_count, n)`."""
         context = None if context is None else flatten_batch(match_batch(context, x))
         return self.conditioner(
             select_features(rows, self._identity_features), context, transposed=True
@@ -197,14 +197,14 @@ class Coupling(Bijector):
         like: tf.Tensor,
         context: tf.Tensor | None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Transform the rows that move; the result is in the shape of `like`."""
+        """Map the features that are transformed; the result has the shape of `like`."""
         order = np.concatenate([self._identity_features, self._transformed_features])
-        kept, moved = tf.split(
+        identity, transformed = tf.split(
             permute_features(rows, order),
             [len(self._identity_features), len(self._transformed_features)],
         )
-        moved, log_det = direction(moved, parameters)
-        rows = permute_features(tf.concat([kept, moved], 0), np.argsort(order))
+        transformed, log_det = direction(transformed, parameters)
+        rows = permute_features(tf.concat([identity, transformed], 0), np.argsort(order))
         log_det = tf.reshape(tf.reduce_sum(log_det, 0), ps.shape(like)[:-1])
         return from_feature_major(rows, like), mark_missing(log_det, context)
 
@@ -212,7 +212,7 @@ class Coupling(Bijector):
 def _periodic(
     conditioner: Sequence[int] | keras.layers.Layer, angles: int, dtype: str, seed: int | None
 ) -> PeriodicFeatures | Sequence[int]:
-    """The conditioner with the kept columns, which are angles, made periodic."""
+    """The conditioner with the identity features, which are angles, made periodic."""
     if isinstance(conditioner, Sequence) and not isinstance(conditioner, str):
         conditioner = MLP(conditioner, seed=seed, dtype=network_policy(dtype))
     if not isinstance(conditioner, keras.layers.Layer):
@@ -223,7 +223,7 @@ def _periodic(
 def _mask(
     event_size: int, mask: str | Sequence[bool] | np.ndarray, flip: bool, *, may_keep_none: bool
 ) -> np.ndarray:
-    """The columns that are kept, as booleans."""
+    """The identity features, those that are kept, as booleans."""
     if event_size == 1 and isinstance(mask, str):
         return np.array([False])
     if isinstance(mask, str):
@@ -235,17 +235,17 @@ def _mask(
             raise ValueError(
                 f"`mask` must be 'half', 'alternate' or booleans. Received: mask={mask!r}"
             )
-        kept = masks[mask]
+        identity = masks[mask]
     else:
-        kept = np.asarray(mask)
-        if kept.dtype != bool or kept.shape != (event_size,):
+        identity = np.asarray(mask)
+        if identity.dtype != bool or identity.shape != (event_size,):
             raise ValueError(
-                f"`mask` must be {event_size} booleans, one a column. Received: mask={mask!r}"
+                f"`mask` must be {event_size} booleans, one per column. Received: mask={mask!r}"
             )
-    kept = ~kept if flip else kept
-    if kept.all() or not (kept.any() or may_keep_none or event_size == 1):
+    identity = ~identity if flip else identity
+    if identity.all() or not (identity.any() or may_keep_none or event_size == 1):
         raise ValueError(
             "`mask` must leave at least one column to transform and, without context, keep one. "
             f"Received: mask={mask!r}, flip={flip}"
         )
-    return kept
+    return identity

@@ -58,9 +58,9 @@ class LU(Parametric):
       name: name of the bijector.
 
     Raises:
-      ValueError, TypeError: a size is not a positive integer, `permutation` is no order of the
-        columns, `max_log_scale` is not a positive finite number, `dtype` is no floating dtype; an
-        event or context does not fit; context is missing, or given to an unconditional bijector.
+      ValueError, TypeError: a size is not a positive integer, `permutation` is not an order of the
+        columns, `max_log_scale` is not a positive finite number, `dtype` is not a floating dtype;
+        an event or context does not fit; context is missing, or given to an unconditional bijector.
 
     Source: Diederik P. Kingma and Prafulla Dhariwal, "Glow: Generative Flow with Invertible 1×1
     Convolutions" (2018).
@@ -232,8 +232,8 @@ class QR(Parametric):
 
     `Q` is a product of an even number of reflections, as in `Householder`, `R` upper triangular
     with the bounded log-diagonal `s = m tanh(r / m)`, `m = max_log_scale`. Better conditioned than
-    `LU`, and for the reflections dearer: both directions cost two products with `reflections`
-    vectors besides the triangle. Starts as the identity.
+    `LU`, and more expensive: both directions cost two products with `reflections` vectors besides
+    the triangle. Starts as the identity.
 
     Shapes: as in `LU`; `event_size (event_size + 1) / 2 + (reflections + 1) event_size`
     parameters.

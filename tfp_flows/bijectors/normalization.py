@@ -1,4 +1,4 @@
-"""ActNorm: shift and scale of every column, which can start from data."""
+"""ActNorm: shift and scale of every column, with data-dependent initialization."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ class Permutation(Bijector):
       name: name of the bijector.
 
     Raises:
-      ValueError: `event_size` is not a positive integer, `permutation` is no order of the columns,
-        or an event has another size.
+      ValueError: `event_size` is not a positive integer, `permutation` is not an order of the
+        columns, or an event has another size.
 
     Source: Laurent Dinh, David Krueger and Yoshua Bengio, "NICE: Non-linear Independent Components
     Estimation" (2014), where columns change places between couplings.

@@ -51,7 +51,7 @@ class Support(Bijector):
     Args:
       event_size: number of unconstrained columns, `D`.
       support: `"real"`, `"positive"`, `"angle"` or an interval `(low, high)` for all columns; a
-        list of these, one a column; or `"simplex"` for the whole event.
+        list of these, one per column; or `"simplex"` for the whole event.
       dtype: floating dtype of events.
       validate_args: as in every `tfb.Bijector`.
       name: name of the bijector.

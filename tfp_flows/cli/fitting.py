@@ -238,7 +238,7 @@ def compare(model: FlowModel, name: str, rows: Rows, test: Rows) -> None:
             )
         }
     typer.echo(
-        f"\nLog-likelihood of the {len(test)} held-out rows in nats a row, ± standard error:"
+        f"\nLog-likelihood of the {len(test)} held-out rows in nats per row, ± standard error:"
     )
     typer.echo(f"  {name:<28}{_mean(flow)}")
     for other, values in others.items():
@@ -266,7 +266,7 @@ def load(path: Path) -> tuple[FlowModel, Recipe]:
         raise InputError(str(error)) from error
     shape, context_size = model.distribution.event_shape, model.context_size or 0
     if shape.rank != 1:
-        raise InputError(f"{file} is no model of rows: its events have shape {tuple(shape)}.")
+        raise InputError(f"{file} is not a model of rows: its events have shape {tuple(shape)}.")
     beside = file.with_suffix(".json")
     if not beside.exists():
         names = [f"x{i}" for i in range(shape[0])], [f"c{i}" for i in range(context_size)]

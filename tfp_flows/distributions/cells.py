@@ -26,7 +26,7 @@ class CellNoise(Copyable, tf.Module):
 
     Args:
       flow: a conditional `Flow`, or hidden widths, for which one of affine couplings is made.
-      stepped: booleans, one a column: which have cells.
+      stepped: booleans, one per column: which have cells.
       dtype: floating dtype of the values.
       seed: integer for reproducible initial weights, or `None`.
 
@@ -103,15 +103,15 @@ def _affine_flow(
 
 
 def checked_steps(steps: Any, columns: int) -> tuple[float, ...]:
-    """One step a column; a ValueError if they are no steps."""
+    """One step a column; a ValueError if they are not steps."""
     try:
         array = np.broadcast_to(np.asarray(steps, "float64"), [columns])
     except (TypeError, ValueError):
         array = np.array([])
     if not (len(array) and np.isfinite(array).all() and (array >= 0).all() and array.any()):
         raise ValueError(
-            f"`steps` must be a number or {columns}, one a column, at least 0 and finite, not all "
-            f"0. Received: steps={steps!r}"
+            f"`steps` must be a number or {columns}, one per column, at least 0 and finite, not "
+            f"all 0. Received: steps={steps!r}"
         )
     return tuple(array.tolist())
 

@@ -20,7 +20,7 @@ __all__ = ["Given", "flatten_chain", "shared_context_size"]
 def flatten_chain(bijector: tfb.Bijector) -> list[tfb.Bijector]:
     """The bijectors of nested `tfb.Chain`s and `tfb.Invert`s, flat; the last applied is first.
 
-    Of a bijector that is no chain, the list has one entry.
+    Of a bijector that is not a chain, the list has one entry.
     """
     if isinstance(bijector, ChainBase):
         return [inner for part in bijector.bijectors for inner in flatten_chain(part)]

@@ -27,7 +27,7 @@ def map_chunks(function: Callable[..., Any], *batches: tf.Tensor) -> Any:
     The layers of a flow wait for each other, and the products in them are too small to share among
     cores well. Two chunks do not wait for each other: on two cores, a flow of 10 layers of 2×128
     units takes three quarters of the time. Only in graphs on CPU; everywhere else, of less than 128
-    rows, where the first tensor is no matrix, and on one core, this is `function(*batches)`.
+    rows, where the first tensor is not a matrix, and on one core, this is `function(*batches)`.
     """
     if batches[0].shape.rank != 2 or not _pays():
         return function(*batches)
@@ -46,7 +46,7 @@ def map_chunks(function: Callable[..., Any], *batches: tf.Tensor) -> Any:
 def is_batch_independent(flow: tfd.TransformedDistribution) -> bool:
     """Whether each event, at both ends of the flow, is computed without the others.
 
-    Not so with a batch of distributions, with events that are no vectors, and with bijectors or
+    Not so with a batch of distributions, with events that are not vectors, and with bijectors or
     layers of their networks that do not state it of themselves.
     """
     if flow.batch_shape != ():

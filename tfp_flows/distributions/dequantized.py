@@ -48,7 +48,7 @@ class Dequantized(Conditional):
 
     Args:
       distribution: what is dequantized, events `(D,)`; it may take context.
-      steps: distance of neighbouring values, one for all columns or one a column; 0 for columns
+      steps: distance of neighbouring values, one for all columns or one per column; 0 for columns
         that are continuous.
       noise: hidden widths of the networks of a noise flow; a conditional `Flow` with one event
         column for every stepped column, whose context are all `D` columns and whose events go
@@ -62,7 +62,7 @@ class Dequantized(Conditional):
 
     Raises:
       TypeError: `distribution` is no `tfd.Distribution`, or `noise` of another type.
-      ValueError: events are no vectors, steps are negative, infinite, all 0 or of another number,
+      ValueError: events are not vectors, steps are negative, infinite, all 0 or of another number,
         the noise flow does not fit, or `samples` is not a positive integer.
 
     Source: Lucas Theis, Aäron van den Oord and Matthias Bethge, "A note on the evaluation of
@@ -208,7 +208,7 @@ class Dequantized(Conditional):
 
 
 def _check_grid(x: np.ndarray, steps: Sequence[float]) -> None:
-    """Raise a ValueError at the first value that is no multiple of its column's step."""
+    """Raise a ValueError at the first value that is not a multiple of its column's step."""
     for column, step in enumerate(steps):
         if step:
             values = x[:, column].astype("float64") / step

@@ -294,7 +294,7 @@ class Flow(Conditional, TransformedDistributionBase):
         return needs_raw_data(flatten_chain(self.bijector)[0])
 
     def adapt(self, y: Any, context: Any | None = None, *, again: bool = True) -> None:
-        """Let the bijectors that can start from data do so, from the data's end to the base.
+        """Data-dependent initialization of the bijectors that have one, from the data's end on.
 
         Each that has a method `adapt` gets the data as they reach it: `Support` and `ActNorm`
         standardize their columns, `LU` whitens. For before training: what was trained is replaced.

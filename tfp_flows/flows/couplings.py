@@ -157,12 +157,12 @@ def coupling_layers(
 def _masks(build: Builder) -> list[list[bool]]:
     """Which columns are kept, in pairs of layers, so that all come to act on all others."""
     size, rng = build.size, np.random.default_rng(build.seed or 0)
-    masks, kept = [], np.arange(size) < size // 2
+    masks, identity = [], np.arange(size) < size // 2
     for i in range(build.layers):
         if i % 2 == 0 and size == 3:
-            kept = np.arange(3) == i // 2 % 3
+            identity = np.arange(3) == i // 2 % 3
         elif i >= 2 and i % 2 == 0 and size > 3:
-            kept = rng.permutation(size) < size // 2
+            identity = rng.permutation(size) < size // 2
         flip = i % 2 == 1 and size > 1
-        masks.append((~kept if flip else kept).tolist())
+        masks.append((~identity if flip else identity).tolist())
     return masks

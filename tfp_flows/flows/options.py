@@ -75,8 +75,8 @@ class FlowOptions(TypedDict, total=False):
         Option(
             None,
             'where the data live, as in `bijectors.Support`: "positive", "angle", an interval '
-            '(low, high), a list of these, one a column, or "simplex" for D proportions; all reals '
-            "if None.",
+            '(low, high), a list of these, one per column, or "simplex" for D proportions; all '
+            "reals if None.",
         ),
     ]
     dtype: Annotated[str, Option("float32", '"float32" or "float64".')]

@@ -81,8 +81,8 @@ def elementwise_spline(
         return build.flow(
             [Elementwise(build.size, spline, dtype=build.dtype) for _ in range(build.layers)]
         )
-    nothing_kept = [[False] * build.size] * build.layers
-    return build.flow(coupling_layers(build, spline, options, masks=nothing_kept))
+    no_identity = [[False] * build.size] * build.layers
+    return build.flow(coupling_layers(build, spline, options, masks=no_identity))
 
 
 @family()

@@ -53,7 +53,7 @@ def check_numbers(data: Any, name: str) -> Any:
         raise _refusal(name, f"a masked value at {_place(np.ma.getmaskarray(data))}")
     if is_array(data):
         array = real_numbers(data, name)
-        # Of tables that are no arrays themselves, the names of columns are to be kept.
+        # Of tables that are not arrays themselves, the names of columns are to be kept.
         return array if isinstance(data, np.ndarray) else data
     if isinstance(data, list | tuple):
         return _array_of(data, name)

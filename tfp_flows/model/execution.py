@@ -34,7 +34,7 @@ class StepsAtATime(BuiltModel):
         validation_steps: int | None,
         callbacks: Sequence[keras.callbacks.Callback],
     ) -> None:
-        """Run many steps at a time if they are light and nobody counts or watches them."""
+        """Run many steps at a time if they are cheap and nobody counts or watches them."""
         parameters = sum(math.prod(weight.shape) for weight in self.trainable_weights)
         watched = any(map(_watches_batches, callbacks[1:]))  # The first, our guard, can wait.
         counted = validation_steps is not None or self.run_eagerly

@@ -61,7 +61,7 @@ class FlowModel(SavableModel):
     and `BatchNormalization` work as everywhere. So does Keras' LoRA; quantization is refused.
 
     A model or layer of your own must hold a flow as a `FlowModel`: its weights are then among
-    yours. Those of a bare `Flow`, which is no Keras layer, Keras cannot see as an attribute, and
+    yours. Those of a bare `Flow`, which is not a Keras layer, Keras cannot see as an attribute, and
     trains none of them.
 
     Save with `save("f.keras")`, `save_weights("f.weights.h5")`, `tf.train.Checkpoint(model=model)`
@@ -88,7 +88,7 @@ class FlowModel(SavableModel):
       >>> model.adapt(x)
       >>> model.compile(keras.optimizers.Adam(1e-3))
       >>> history = model.fit(x, epochs=50, batch_size=256, validation_split=0.1)
-      >>> model.predict(x)            # log-densities in nats, one a row
+      >>> model.predict(x)            # log-densities in nats, one per row
       >>> model.save("flow.keras")
     """
 

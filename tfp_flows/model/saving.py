@@ -212,7 +212,7 @@ class SavableModel(MaximumLikelihood):
             with serialization.allocation_limit(max_numbers or max(size, _SMALL)):
                 return keras.saving.load_model(path)
         except Exception as error:  # What a damaged file raises depends on where it is damaged.
-            raise ValueError(f"{str(path)!r} is no saved FlowModel: {error}") from error
+            raise ValueError(f"{str(path)!r} is not a saved FlowModel: {error}") from error
 
 
 class _StructureState(tf.train.experimental.PythonState):

@@ -24,7 +24,7 @@ class TiedValuesWarning(UserWarning):
 
 
 def tied_columns(x: Any) -> list[tuple[int, float, float | None]]:
-    """The columns of `x` that are no sample of a continuous variable.
+    """The columns of `x` that are not a sample of a continuous variable.
 
     These have fewer than 10 % distinct values, or one value that at least 10 % of the rows hold,
     and 10 rows at least. Of more than 200,000 rows, so many are looked at, evenly spread.

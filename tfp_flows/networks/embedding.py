@@ -27,7 +27,7 @@ class Embedding(tf.Module):
       dtype: dtype of the result.
 
     Raises:
-      TypeError: `layer` is no Keras layer.
+      TypeError: `layer` is not a Keras layer.
       ValueError: `context_shape` is missing, or the layer returns another shape.
 
     Example:

@@ -52,7 +52,7 @@ class MADE(keras.layers.Layer):
       name: name of the layer.
 
     Raises:
-      ValueError: a size is not a positive integer; `order` is no permutation; `passes` is larger
+      ValueError: a size is not a positive integer; `order` is not a permutation; `passes` is larger
         than D; `residual` with widths that differ or are even in number.
 
     Source: Mathieu Germain et al., "MADE: Masked Autoencoder for Distribution Estimation" (2015);

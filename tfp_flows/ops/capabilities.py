@@ -93,7 +93,7 @@ class _DrawsNumbers(Protocol):
 # for the whole batch.
 _TFP_OF_NETWORKS = (tfb.Glow, tfb.Inline, tfb.MaskedAutoregressiveFlow, tfb.RealNVP)
 _TFP_OF_BATCHES = (*_TFP_OF_NETWORKS, tfb.BatchNormalization, tfb.FFJORD)
-# With the classes that the public ones make of parts which are no composite tensors.
+# With the classes that the public ones make of parts that are not composite tensors.
 _TFP = frozenset(
     base
     for part in vars(tfb).values()

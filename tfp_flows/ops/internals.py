@@ -21,7 +21,7 @@ from tensorflow.python.ops import control_flow_util as _control_flow_util
 from tensorflow.python.ops import control_flow_util_v2 as _control_flow_util_v2
 
 # What `tfb.Chain(...)`, `tfb.Invert(...)` and `tfd.TransformedDistribution(...)` make of bijectors
-# that are no composite tensors, as ours are not: the bases of the public classes.
+# that are not composite tensors, as ours are not: the bases of the public classes.
 from tensorflow_probability.python.bijectors.chain import _Chain as ChainBase
 from tensorflow_probability.python.bijectors.invert import _Invert as InvertBase
 from tensorflow_probability.python.distributions.transformed_distribution import (

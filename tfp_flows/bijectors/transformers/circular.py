@@ -41,8 +41,8 @@ class CircularSpline(Transformer):
       min_slope: smallest slope at a knot; inside a bin the slope can be smaller.
 
     Raises:
-      ValueError, TypeError: an argument is not a positive finite number, `bins` is no integer or
-        too small, `bins * min_bin` is not below 1, or `min_slope` is not below 1.
+      ValueError, TypeError: an argument is not a positive finite number, `bins` is not an integer
+        or too small, `bins * min_bin` is not below 1, or `min_slope` is not below 1.
 
     Source: Danilo J. Rezende, George Papamakarios, Sébastien Racanière, Michael S. Albergo, Gurtej
     Kanwar, Phiala E. Shanahan and Kyle Cranmer, "Normalizing Flows on Tori and Spheres" (2020).

@@ -38,8 +38,8 @@ class RationalQuadraticSpline(Transformer):
       min_slope: smallest slope at a knot; inside a bin the slope can be smaller.
 
     Raises:
-      ValueError, TypeError: an argument is not a positive finite number, `bins` is no integer, or
-        `bins * min_bin` is not below 1.
+      ValueError, TypeError: an argument is not a positive finite number, `bins` is not an integer,
+        or `bins * min_bin` is not below 1.
 
     Source: Conor Durkan, Artur Bekasov, Iain Murray and George Papamakarios, "Neural Spline Flows"
     (2019), after John A. Gregory and Roger Delbourgo, "Piecewise Rational Quadratic Interpolation

@@ -44,8 +44,8 @@ class LinearSpline(Spline):
         `bins * min_bin`.
 
     Raises:
-      ValueError, TypeError: an argument is not a positive finite number, `bins` is no integer or
-        too small, or `bins * min_bin` is not below 1.
+      ValueError, TypeError: an argument is not a positive finite number, `bins` is not an integer
+        or too small, or `bins * min_bin` is not below 1.
 
     Source: Thomas Müller, Brian McWilliams, Fabrice Rousselle, Markus Gross and Jan Novák, "Neural
     Importance Sampling" (2019).
@@ -110,8 +110,8 @@ class QuadraticSpline(Spline):
       min_bin: smallest width of a bin, as a share of the interval, and smallest slope.
 
     Raises:
-      ValueError, TypeError: an argument is not a positive finite number, `bins` is no integer or
-        too small, or `bins * min_bin` is not below 1.
+      ValueError, TypeError: an argument is not a positive finite number, `bins` is not an integer
+        or too small, or `bins * min_bin` is not below 1.
 
     Source: Thomas Müller, Brian McWilliams, Fabrice Rousselle, Markus Gross and Jan Novák, "Neural
     Importance Sampling" (2019); the slopes at the bounds, and slopes from areas, are added here.
@@ -202,8 +202,8 @@ class CubicSpline(Spline):
       min_bin: smallest width of a bin, as a share of the interval, and smallest wanted height.
 
     Raises:
-      ValueError, TypeError: an argument is not a positive finite number, `bins` is no integer or
-        too small, or `bins * min_bin` is not below 1.
+      ValueError, TypeError: an argument is not a positive finite number, `bins` is not an integer
+        or too small, or `bins * min_bin` is not below 1.
 
     Source: Conor Durkan, Artur Bekasov, Iain Murray and George Papamakarios, "Cubic-Spline Flows"
     (2019), where the slopes at the bounds are free; after Matthias Steffen, "A Simple Method for
