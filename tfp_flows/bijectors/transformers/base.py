@@ -18,9 +18,13 @@ Pair = tuple[tf.Tensor, tf.Tensor]
 class Transformer(abc.ABC):
     """An elementwise monotone map `x -> y` of scalars, with parameters given at the call."""
 
-    needs_raw_data = False  # True where inputs must come in their own units, as angles must.
     # True for a few operations: `MaskedAutoregressive` then lets XLA compile its loop over columns.
     compile_loop = False
+
+    @property
+    def needs_raw_data(self) -> bool:
+        """True where inputs must come in their own units, as angles must."""
+        return False
 
     @property
     def is_monotone(self) -> bool:
