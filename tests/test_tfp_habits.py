@@ -1,5 +1,6 @@
 """What users of TFP do with distributions: with flows it works, or is one clear error."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -184,6 +185,20 @@ def test_divergence_of_flows_over_one_bijector_is_that_of_their_bases(flow):
             tfd.kl_divergence(flow, other)
         with pytest.raises(NotImplementedError):
             flow.cross_entropy(other)
+
+
+def test_divergence_that_the_bases_do_not_give_is_not_implemented():
+    """A fold brings events together; two embeddings read the same context otherwise."""
+    folds = [Flow(tfd.Normal(loc, 1.0), tfb.AbsoluteValue()) for loc in (0.0, 1.0)]
+    layer = bijectors.Coupling(2, transformers.Affine(), (4,), context_size=3)
+    embedded = [
+        Flow(independent(), layer, embedding=keras.layers.Dense(3), context_shape=[2])
+        for _ in range(2)
+    ]
+    plain = tfd.TransformedDistribution(tfd.Normal(1.0, 1.0), tfb.AbsoluteValue())
+    for a, b in (folds, embedded, (folds[0], plain), (plain, folds[0])):
+        with pytest.raises(NotImplementedError):
+            tfd.kl_divergence(a, b)
 
 
 # One column.

@@ -14,7 +14,7 @@ from tfp_flows.distributions.chain import Given, flatten_chain, shared_context_s
 from tfp_flows.distributions.chunks import is_batch_independent, map_chunks
 from tfp_flows.distributions.conditional import Conditional
 from tfp_flows.distributions.cumulative import cumulative, quantile
-from tfp_flows.distributions.edges import fixed_maps, with_edges
+from tfp_flows.distributions.edges import maps_with_edges, with_edges
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.embedding import Embedding
 from tfp_flows.ops.capabilities import (
@@ -194,7 +194,10 @@ class Flow(Conditional, TransformedDistributionBase):
         return map_chunks(self.bijector.forward, self.distribution.sample(sample_shape, seed=seed))
 
     def _sample_and_log_prob(self, sample_shape: Any, seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        if not (is_injective(self.bijector) and is_batch_independent(self)):
+        if not is_injective(self.bijector):  # TFP has nothing for these.
+            y = self.sample(sample_shape, seed=seed)
+            return y, self.log_prob(y)
+        if not is_batch_independent(self):
             return super()._sample_and_log_prob(sample_shape, seed)
 
         def of_chunk(x: tf.Tensor, log_prob: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -208,7 +211,7 @@ class Flow(Conditional, TransformedDistributionBase):
     def _log_prob(self, y: tf.Tensor) -> tf.Tensor:
         if is_injective(self.bijector):
             return self.experimental_local_measure(y, backward_compat=True)[0]
-        maps = fixed_maps(self.bijector)
+        maps = maps_with_edges(self.bijector)
         return with_edges(super()._log_prob, maps, tf.identity(y), self.event_shape.rank)
 
     def _prob(self, y: tf.Tensor) -> tf.Tensor:
@@ -231,7 +234,7 @@ class Flow(Conditional, TransformedDistributionBase):
             return density
 
         # A new tensor is unknown to TFP's caches, which look inputs up by identity.
-        maps, y = fixed_maps(self.bijector), tf.identity(y)
+        maps, y = maps_with_edges(self.bijector), tf.identity(y)
         return with_edges(log_prob, maps, y, self.event_shape.rank), tangent_space
 
     # TFP's own would be wrong for maps that fall by turns, for vectors, and for networks whose
@@ -318,3 +321,19 @@ class Flow(Conditional, TransformedDistributionBase):
             y = given[i - 1].inverse(tf.identity(y))
             if chosen[i]:
                 parts[i].adapt(y)
+
+
+@tfd.RegisterKL(Flow, Flow)
+@tfd.RegisterKL(Flow, TransformedDistributionBase)
+@tfd.RegisterKL(TransformedDistributionBase, Flow)
+def _kl(
+    a: TransformedDistributionBase, b: TransformedDistributionBase, name: str | None = None
+) -> tf.Tensor:
+    """That of the bases: through one injective map, which all contexts enter alike, it stays."""
+    embeddings = [flow._embedding if isinstance(flow, Flow) else None for flow in (a, b)]
+    if not (a.bijector == b.bijector and is_injective(a.bijector)) or len({*embeddings}) > 1:
+        raise NotImplementedError(
+            "`kl_divergence` is known of flows over one injective bijector only: estimate it from "
+            f"samples. Received: {a!r} and {b!r}"
+        )
+    return tfd.kl_divergence(a.distribution, b.distribution, name=name)
