@@ -104,6 +104,29 @@ def test_one_batch_at_a_time(conditional):
     assert conditional.predict_on_batch((CONTEXTS, DATA)).shape == (len(DATA),)
 
 
+class Batches(keras.utils.PyDataset):
+    """Three batches of arrays."""
+
+    def __init__(self, *arrays):
+        super().__init__()
+        self.arrays = arrays
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        return tuple(array[8 * i : 8 * i + 8] for array in self.arrays)
+
+
+def test_data_that_keras_reads_batch_by_batch(conditional):
+    weights = np.linspace(0, 2, 24).astype("float32")
+    conditional.fit(Batches(CONTEXTS, DATA, weights), verbose=0)
+    expected = conditional.test_on_batch(CONTEXTS, DATA, weights)
+    assert conditional.evaluate(Batches(CONTEXTS, DATA, weights), verbose=0) == (
+        pytest.approx(expected, rel=1e-5)
+    )
+
+
 def test_the_first_batch_of_all_initializes_actnorm():
     flow = flows.real_nvp(2, layers=1, hidden_units=(4,), actnorm=True)
     model = FlowModel(flow)
@@ -133,6 +156,14 @@ def test_what_is_frozen_is_not_trained():
         layer.trainable = False
     with pytest.raises(ValueError, match="nothing to train"):
         layers.fit(DATA)
+
+
+def test_what_was_frozen_trains_the_same_weights_again():
+    model = made(1)
+    before = [weight.path for weight in model.trainable_weights]
+    model.trainable = False
+    model.trainable = True
+    assert [weight.path for weight in model.trainable_weights] == before
 
 
 def test_output_shapes(model, conditional):

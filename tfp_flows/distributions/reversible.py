@@ -52,6 +52,7 @@ def log_prob(flow: tfd.Distribution, x: Any, context: Any | None = None) -> tf.T
 
     Raises:
       ValueError: as in `check_reversible`, and as in `Flow.log_prob`.
+      NotImplementedError: under a `tf.autodiff.ForwardAccumulator`.
 
     Source: Aidan N. Gomez, Mengye Ren, Raquel Urtasun and Roger B. Grosse, "The Reversible
     Residual Network: Backpropagation Without Storing Activations" (2017).

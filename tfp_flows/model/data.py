@@ -70,7 +70,7 @@ def _is_pair(x: Any) -> bool:
 
 def check_rows(**parts: Any) -> None:
     """Raise a ValueError unless all arrays have equally many rows; names are for the message."""
-    rows = {name: len(part) for name, part in parts.items() if np.ndim(part) and is_array(part)}
+    rows = {name: len(part) for name, part in parts.items() if is_array(part) and np.ndim(part)}
     if len(set(rows.values())) > 1:
         received = ", ".join(f"{name} of {n} rows" for name, n in rows.items())
         raise ValueError(

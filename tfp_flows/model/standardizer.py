@@ -59,7 +59,8 @@ class Standardizer(keras.layers.Layer):
         self.shape = tuple(shape)
         self.may_be_constant = may_be_constant
         # No autocast: `log_det` runs within a model's call, in half under mixed precision.
-        options = {"shape": self.shape, "autocast": False}
+        # Not trainable themselves: the flag of a layer follows that of the model around it.
+        options = {"shape": self.shape, "autocast": False, "trainable": False}
         self.shift = self.add_weight(initializer="zeros", name="shift", **options)
         self.scale = self.add_weight(initializer="ones", name="scale", **options)
         self.built = True
