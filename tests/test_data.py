@@ -180,7 +180,7 @@ def test_frames_generators_and_sequences(model):
     [
         (small_flow, (DATA[:, :1],), r"events must have shape \(n, 2\).*1\)"),
         (small_flow, (np.zeros([5, 3]),), r"events must have shape \(n, 2\).*3\)"),
-        (small_flow, (DATA, DATA), "`context`: this distribution needs none"),
+        (small_flow, (DATA, DATA), "`context` was given, but this FlowModel is unconditional"),
         (lambda: small_flow(CONTEXT), (DATA,), "`context` is missing"),
         (lambda: small_flow(CONTEXT), (DATA, DATA), r"context must have shape \(n, 3\)"),
     ],

@@ -148,6 +148,9 @@ class Flow(Conditional, TransformedDistributionBase):
         """The arguments of the constructor: what is needed to build it again, weights aside."""
         return super().parameters
 
+    def _arguments(self) -> dict[str, Any]:
+        return self.get_config()
+
     def copy(self, **parameters: Any) -> Flow:
         """A flow over the same base and bijector, with other arguments where they are given."""
         return super().copy(**{"name": super().parameters["name"], **parameters})
