@@ -63,10 +63,10 @@ class Copyable:
 
     def __getitem__(self, slices: Any) -> Any:
         """A part of the batch, which an object with variables of its own does not have."""
-        if not own_variables(self, self._arguments()):
-            return super().__getitem__(slices)  # type: ignore[misc]
         if slices is Ellipsis:
             return self.copy()
+        if not own_variables(self, self._arguments()):
+            return super().__getitem__(slices)  # type: ignore[misc]
         raise ValueError(
             f"{type(self).__name__} has batch shape (), of which only [...] can be taken. "
             f"Received: [{slices!r}]"
