@@ -25,15 +25,16 @@ __all__ = ["as_wide_as_events", "maps_with_edges", "outside", "with_edges"]
 def maps_with_edges(bijector: tfb.Bijector) -> list[tfb.Bijector]:
     """The bijectors from the data's end to the last that may have edges, the last applied first.
 
-    Those are formulas of TFP's, and at the data's end maps of others that have no variables. Affine
-    maps have no edges. Of most flows the list is empty.
+    Those are formulas of TFP's, and at the data's end all maps without variables: of infinite
+    events, even affine ones make NaN. Further inside affine maps have no edges. Of most flows the
+    list is empty.
     """
     parts = flatten_chain(bijector)
     fixed = len(list(itertools.takewhile(lambda part: not is_learned(part), parts)))
     edged = [
         i
         for i, part in enumerate(parts)
-        if not part.is_constant_jacobian and (i < fixed or _is_formula(part))
+        if i < fixed or (_is_formula(part) and not part.is_constant_jacobian)
     ]
     return parts[: max(edged, default=-1) + 1]
 
