@@ -231,11 +231,11 @@ def test_an_integer_seed_gives_the_same_sample_at_every_call():
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_graphs_agree_with_eager(jit_compile):
-    flow = randomize(small_flow("neural_spline", CONTEXT))
-    x, context = normal(5, EVENT), normal(5, CONTEXT)
-    spec = [tf.TensorSpec([None, EVENT]), tf.TensorSpec([None, CONTEXT])]
+    flow = randomize(small_flow("neural_spline", CONTEXT, dtype="float64"))
+    x, context = normal(5, EVENT, dtype="float64"), normal(5, CONTEXT, dtype="float64")
+    spec = [tf.TensorSpec([None, size], "float64") for size in (EVENT, CONTEXT)]
     graph = tf.function(flow.log_prob, input_signature=spec, jit_compile=jit_compile)
-    np.testing.assert_allclose(graph(x, context), flow.log_prob(x, context), atol=1e-5)
+    np.testing.assert_allclose(graph(x, context), flow.log_prob(x, context), atol=1e-9)
 
 
 def test_bad_composition_is_an_error():

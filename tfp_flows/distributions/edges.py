@@ -1,9 +1,9 @@
-"""The edges of a flow's support, where the range of a map, as `tfb.Exp`, begins or ends.
+"""The edges of a flow's support, where fixed maps at the data's end, as `tfb.Exp`, begin or end.
 
 At and beyond the edge of its range a bijector of TFP gives infinite values or NaN, and the sum of a
-log-density of `-inf` and a log-determinant of `inf` is NaN. There, densities are 0. Only maps that
-are formulas are looked at, and only where what goes into them is finite, their variables included:
-a NaN of what is learned, by networks above all, must stay one, for training has to stop at it.
+log-density of `-inf` and a log-determinant of `inf` is NaN. There, densities are 0. Only maps
+without variables are looked at: a NaN from further inside, where parameters are learned, must stay
+one, for training has to stop at it.
 """
 
 from __future__ import annotations
@@ -15,28 +15,24 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_flows.distributions.chain import Given, flatten_chain
-from tfp_flows.ops.capabilities import is_formula, is_learned
+from tfp_flows.distributions.chain import flatten_chain
 from tfp_flows.ops.internals import is_injective
 
-__all__ = ["as_wide_as_events", "maps_with_edges", "outside", "with_edges"]
+__all__ = ["as_wide_as_events", "fixed_maps", "outside", "with_edges"]
 
 
-def maps_with_edges(bijector: tfb.Bijector) -> list[tfb.Bijector]:
-    """The bijectors from the data's end to the last that may have edges, the last applied first.
+def fixed_maps(bijector: tfb.Bijector) -> list[tfb.Bijector] | None:
+    """The maps without variables at the data's end, the last applied first; None if there are none.
 
-    Those are formulas of TFP's, and at the data's end all maps without variables: of infinite
-    events, even affine ones make NaN. Further inside affine maps have no edges. Of most flows the
-    list is empty.
+    Affine maps further inside than all others are left out: their range has no edges.
     """
-    parts = flatten_chain(bijector)
-    fixed = len(list(itertools.takewhile(lambda part: not is_learned(part), parts)))
-    edged = [
-        i
-        for i, part in enumerate(parts)
-        if i < fixed or (_is_formula(part) and not part.is_constant_jacobian)
-    ]
-    return parts[: max(edged, default=-1) + 1]
+    maps = itertools.takewhile(lambda part: not part.variables, flatten_chain(bijector))
+    fixed = list(maps)
+    if not fixed:
+        return None
+    while fixed and fixed[-1].is_constant_jacobian:
+        fixed.pop()
+    return fixed
 
 
 def outside(
@@ -47,7 +43,7 @@ def outside(
     So do infinite events. Events with a NaN do not: nothing is known of them.
 
     Args:
-      maps: what `maps_with_edges` returns.
+      maps: what `fixed_maps` returns.
       y: events.
       event_ndims: rank of an event.
       edges: whether points where a log-determinant is infinite lie outside too.
@@ -56,7 +52,6 @@ def outside(
     known = ~_any(tf.math.is_nan(y), event_ndims)
     found = _any(tf.math.is_inf(y), event_ndims)
     for part in maps:
-        inside = ~_any(~tf.math.is_finite(y), event_ndims)
         if not is_injective(part):
             # Of TFP's there is one. Its inverse has two values, from which no map goes on.
             below = y < 0 if isinstance(part, tfb.AbsoluteValue) else tf.zeros_like(y, tf.bool)
@@ -64,22 +59,23 @@ def outside(
         log_det = part.inverse_log_det_jacobian(y, event_ndims)
         event_ndims = part.inverse_event_ndims(event_ndims)
         y = part.inverse(y)
-        if _is_formula(part) or not is_learned(part):
-            # Beyond the range of `tfb.Softsign`, only the log-determinant is NaN.
-            has_none = ~tf.math.is_finite(log_det) if edges else tf.math.is_nan(log_det)
-            has_none |= _any(~tf.math.is_finite(y), event_ndims)
-            found |= inside & has_none & _all_finite(part.variables)
+        # Beyond the range of `tfb.Softsign`, only the log-determinant is NaN.
+        has_none = ~tf.math.is_finite(log_det) if edges else tf.math.is_nan(log_det)
+        found |= _any(~tf.math.is_finite(y), event_ndims) | has_none
     return known & found
 
 
 def with_edges(
     log_prob: Callable[[tf.Tensor], tf.Tensor],
-    maps: Sequence[tfb.Bijector],
+    maps: Sequence[tfb.Bijector] | None,
     y: tf.Tensor,
     event_ndims: int,
 ) -> tf.Tensor:
-    """`log_prob(y)`, and `-inf` with gradients 0 for events outside the range of the maps."""
-    if not maps:
+    """`log_prob(y)`, and `-inf` with gradients 0 for events outside the range of the maps.
+
+    Infinite events are, even of affine maps, which are not in `maps` and would make NaN of them.
+    """
+    if maps is None:
         return log_prob(y)
     is_outside = outside(maps, y, event_ndims)
     mask = as_wide_as_events(is_outside, event_ndims)
@@ -104,20 +100,6 @@ def _inside_point(maps: Sequence[tfb.Bijector], y: tf.Tensor, event_ndims: int) 
     for part in reversed(maps):
         point = part.forward(point)
     return tf.stop_gradient(point)
-
-
-def _is_formula(part: tfb.Bijector) -> bool:
-    return is_formula(part.bijector if isinstance(part, Given) else part)
-
-
-def _all_finite(variables: Sequence[tf.Variable]) -> tf.Tensor:
-    """Whether all numbers in floating variables are finite, a scalar."""
-    checks = [
-        tf.reduce_all(tf.math.is_finite(variable))
-        for variable in variables
-        if variable.dtype.is_floating
-    ]
-    return tf.reduce_all(tf.stack([tf.constant(True), *checks]))
 
 
 def _any(x: tf.Tensor, event_ndims: int) -> tf.Tensor:

@@ -14,7 +14,7 @@ from tfp_flows.distributions.chain import Given, flatten_chain, shared_context_s
 from tfp_flows.distributions.chunks import is_batch_independent, map_chunks
 from tfp_flows.distributions.conditional import Conditional
 from tfp_flows.distributions.cumulative import cumulative, quantile
-from tfp_flows.distributions.edges import maps_with_edges, with_edges
+from tfp_flows.distributions.edges import fixed_maps, with_edges
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.embedding import Embedding
 from tfp_flows.ops.capabilities import (
@@ -214,7 +214,7 @@ class Flow(Conditional, TransformedDistributionBase):
     def _log_prob(self, y: tf.Tensor) -> tf.Tensor:
         if is_injective(self.bijector):
             return self.experimental_local_measure(y, backward_compat=True)[0]
-        maps = maps_with_edges(self.bijector)
+        maps = fixed_maps(self.bijector)
         return with_edges(super()._log_prob, maps, tf.identity(y), self.event_shape.rank)
 
     def _prob(self, y: tf.Tensor) -> tf.Tensor:
@@ -237,7 +237,7 @@ class Flow(Conditional, TransformedDistributionBase):
             return density
 
         # A new tensor is unknown to TFP's caches, which look inputs up by identity.
-        maps, y = maps_with_edges(self.bijector), tf.identity(y)
+        maps, y = fixed_maps(self.bijector), tf.identity(y)
         return with_edges(log_prob, maps, y, self.event_shape.rank), tangent_space
 
     # TFP's own would be wrong for maps that fall by turns, for vectors, and for networks whose

@@ -39,8 +39,6 @@ __all__ = [
     "has_closed_inverse",
     "independent_over_batch",
     "is_affine",
-    "is_formula",
-    "is_learned",
     "is_monotone",
     "needs_raw_data",
     "why_not_repeatable",
@@ -95,8 +93,6 @@ class _DrawsNumbers(Protocol):
 # for the whole batch.
 _TFP_OF_NETWORKS = (tfb.Glow, tfb.Inline, tfb.MaskedAutoregressiveFlow, tfb.RealNVP)
 _TFP_OF_BATCHES = (*_TFP_OF_NETWORKS, tfb.BatchNormalization, tfb.FFJORD)
-# What these learn may be hidden in the functions that they are given. `tfb.Inline` is for formulas.
-_TFP_LEARNED = tuple(part for part in _TFP_OF_BATCHES if part is not tfb.Inline)
 # With the classes that the public ones make of parts that are not composite tensors.
 _TFP = frozenset(
     base
@@ -160,18 +156,6 @@ def is_affine(bijector: tfb.Bijector) -> bool:
     return bool(bijector.is_constant_jacobian) and not networks
 
 
-def is_learned(bijector: tfb.Bijector) -> bool:
-    """Whether the map has variables, or a network, whose variables may be hidden."""
-    return bool(bijector.variables) or _has_network(bijector)
-
-
-def is_formula(bijector: tfb.Bijector) -> bool:
-    """Whether it is a bijector of TFP's that computes by a formula, not by a network."""
-    if isinstance(bijector, InvertBase):
-        return is_formula(bijector.bijector)
-    return type(bijector) in _TFP and not _has_network(bijector)
-
-
 def independent_over_batch(part: Any) -> bool:
     """Whether a bijector or a layer maps each event without the others, and adds no loss."""
     if isinstance(part, keras.layers.Layer) and not _is_plain(part):
@@ -202,11 +186,6 @@ def why_not_repeatable(layer: keras.layers.Layer) -> str | None:
     if layer.activity_regularizer is not None:
         return "adds a loss of its activations"
     return None
-
-
-def _has_network(bijector: tfb.Bijector) -> bool:
-    parts = (bijector, *bijector.submodules)
-    return any(isinstance(part, _TFP_LEARNED) for part in parts)
 
 
 def _states(part: Any, name: str) -> bool:
