@@ -34,6 +34,8 @@ def short_vi(*arguments, vi=tfp.vi.fit_surrogate_posterior, num_steps=20, **opti
     return vi(*arguments, num_steps=min(num_steps, 20), **options)
 
 keras.Model.fit, tfp.vi.fit_surrogate_posterior = short_fit, short_vi
+# So few calls of each traced function that TensorFlow would warn of its tracing.
+tf.get_logger().setLevel("ERROR")
 """
 
 
