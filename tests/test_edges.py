@@ -1,5 +1,6 @@
 """Edges of the support: densities are 0 at and beyond them, and no gradient is poisoned."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -180,6 +181,24 @@ def test_nan_of_learned_parameters_stays():
     assert np.isnan(flow.log_prob([[1.0, 1.0]])).all()
     learned = Flow(base(), tfb.Chain([tfb.Shift(tf.Variable([np.nan, 0.0])), tfb.Exp()]))
     assert np.isnan(learned.log_prob([[1.0, 1.0]])).all()
+
+
+def test_networks_of_tfp_are_no_fixed_maps():
+    """What they learn is hidden in a function, and layers take matrices only."""
+    layer = keras.layers.Dense(2)
+    layer.build((None, 1))
+    network = tfb.RealNVP(
+        num_masked=1, shift_and_log_scale_fn=lambda x, *_, **__: tf.split(layer(x), 2, -1)
+    )
+    x = tf.constant([[1.0, 1.0], [2.0, 0.0]])
+    for bijector in (network, tfb.Blockwise([network], [2]), tfb.Chain([tfb.Invert(network)])):
+        plain = tfd.TransformedDistribution(base(), bijector)
+        layer.bias.assign([0.5, -0.5])
+        np.testing.assert_allclose(Flow(base(), bijector).log_prob(x), plain.log_prob(x), rtol=1e-5)
+        layer.bias.assign([np.nan, 0.0])
+        assert np.isnan(Flow(base(), bijector).log_prob(x)).all()
+        edged = Flow(base(), tfb.Chain([tfb.Exp(), bijector])).log_prob(x)
+        assert np.isnan(edged[0]) and edged[1] == -INF
 
 
 def test_reversible_densities_and_models_have_edges():

@@ -2,7 +2,7 @@
 
 At and beyond the edge of its range a bijector of TFP gives infinite values or NaN, and the sum of a
 log-density of `-inf` and a log-determinant of `inf` is NaN. There, densities are 0. Only maps
-without variables are looked at: a NaN from further inside, where parameters are learned, must stay
+that learn nothing are looked at: a NaN from further inside, where parameters are learned, must stay
 one, for training has to stop at it.
 """
 
@@ -16,17 +16,18 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tfp_flows.distributions.chain import flatten_chain
+from tfp_flows.ops.capabilities import is_learned
 from tfp_flows.ops.internals import is_injective
 
 __all__ = ["as_wide_as_events", "fixed_maps", "outside", "with_edges"]
 
 
 def fixed_maps(bijector: tfb.Bijector) -> list[tfb.Bijector] | None:
-    """The maps without variables at the data's end, the last applied first; None if there are none.
+    """The maps at the data's end that learn nothing, the last applied first; None without any.
 
     Affine maps further inside than all others are left out: their range has no edges.
     """
-    maps = itertools.takewhile(lambda part: not part.variables, flatten_chain(bijector))
+    maps = itertools.takewhile(lambda part: not is_learned(part), flatten_chain(bijector))
     fixed = list(maps)
     if not fixed:
         return None

@@ -39,6 +39,7 @@ __all__ = [
     "has_closed_inverse",
     "independent_over_batch",
     "is_affine",
+    "is_learned",
     "is_monotone",
     "needs_raw_data",
     "why_not_repeatable",
@@ -93,6 +94,8 @@ class _DrawsNumbers(Protocol):
 # for the whole batch.
 _TFP_OF_NETWORKS = (tfb.Glow, tfb.Inline, tfb.MaskedAutoregressiveFlow, tfb.RealNVP)
 _TFP_OF_BATCHES = (*_TFP_OF_NETWORKS, tfb.BatchNormalization, tfb.FFJORD)
+# Their variables may be hidden in functions. Those of `tfb.Inline` are formulas.
+_TFP_LEARNED = (tfb.FFJORD, tfb.Glow, tfb.MaskedAutoregressiveFlow, tfb.RealNVP)
 # With the classes that the public ones make of parts that are not composite tensors.
 _TFP = frozenset(
     base
@@ -154,6 +157,12 @@ def is_affine(bijector: tfb.Bijector) -> bool:
     parts = (bijector, *bijector.submodules)
     networks = any(isinstance(part, _TFP_OF_NETWORKS) for part in parts)
     return bool(bijector.is_constant_jacobian) and not networks
+
+
+def is_learned(bijector: tfb.Bijector) -> bool:
+    """Whether the map has variables, or a network of TFP's, whose variables may be hidden."""
+    parts = (bijector, *bijector.submodules)
+    return bool(bijector.variables) or any(isinstance(part, _TFP_LEARNED) for part in parts)
 
 
 def independent_over_batch(part: Any) -> bool:
