@@ -170,3 +170,32 @@ def test_a_damaged_config_is_an_error():
             serialization.deserialize(config)
     with pytest.raises(TypeError, match=r"^object is a builtins\.object, which cannot be saved"):
         serialization.serialize(object())
+
+
+@keras.saving.register_keras_serializable("test_serialization")
+class NoDataclass(bijectors.transformers.Transformer):
+    parameter_count = 1
+
+    def forward(self, x, parameters):
+        return x + parameters[..., 0, :], tf.zeros_like(x)
+
+    def inverse(self, y, parameters):
+        return y - parameters[..., 0, :], tf.zeros_like(y)
+
+
+def test_a_transformer_without_fields_says_what_saving_needs():
+    layer = bijectors.Elementwise(2, NoDataclass())
+    with pytest.raises(TypeError, match=r"must be a dataclass.*NoDataclass"):
+        serialization.serialize(layer)
+
+
+@keras.saving.register_keras_serializable("test_serialization")
+class NoParameters(bijectors.Bijector):
+    def __init__(self, size):
+        self.shift = tf.Variable(tf.zeros([size]))
+        super().__init__()
+
+
+def test_a_bijector_that_hides_its_arguments_says_what_saving_needs():
+    with pytest.raises(TypeError, match=r"NoParameters needs size.*dict\(locals"):
+        serialization.serialize(NoParameters(3))

@@ -18,6 +18,8 @@ from tfp_flows.ops.internals import remember_forward_log_det, remember_inverse_l
 
 __all__ = ["Bijector"]
 
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 Direction = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -115,11 +117,29 @@ class Bijector(Copyable, tfb.Bijector, metaclass=_Construction):
         return {**(self._parameters or {}), "copy_of": self}
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor: what is needed to build it again, weights aside."""
-        return dict(self._parameters or {})
+        """The arguments of the constructor: what is needed to build it again, weights aside.
+
+        Raises:
+          TypeError: the constructor needs arguments, but did not say which it was given.
+        """
+        arguments = self._arguments()
+        needed = inspect.signature(type(self)).parameters.values()
+        missing = [
+            parameter.name
+            for parameter in needed
+            if parameter.default is parameter.empty and parameter.kind not in _VARIADIC
+            if parameter.name not in arguments
+        ]
+        if missing:
+            raise TypeError(
+                f"The constructor of {type(self).__name__} needs {', '.join(missing)}, which it "
+                "must hand on: `super().__init__(parameters=parameters, ...)`, with "
+                f"`parameters = dict(locals())` at its start. Received: parameters={arguments}"
+            )
+        return arguments
 
     def _arguments(self) -> dict[str, Any]:
-        return self.get_config()
+        return dict(self._parameters or {})
 
     @property
     def fixed_structure(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -46,7 +46,12 @@ class Transformer(abc.ABC):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        return dataclasses.asdict(cast(Any, self))  # Subclasses are dataclasses.
+        if not dataclasses.is_dataclass(self):
+            raise TypeError(
+                "A transformer that is to be saved must be a dataclass, or define `get_config`. "
+                f"Received: transformer={self!r}"
+            )
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Transformer:
