@@ -183,7 +183,41 @@ def test_nan_of_learned_parameters_stays():
     assert np.isnan(learned.log_prob([[1.0, 1.0]])).all()
 
 
-def test_networks_of_tfp_are_no_fixed_maps():
+v = tf.Variable
+# Bijectors with variables, with an event inside of their range and one outside.
+LEARNED = {
+    "scale": (lambda: tfb.Chain([tfb.Scale(v([2.0, -1.0])), tfb.Exp()]), [1.0, -1.0], [1.0, 1.0]),
+    "shift": (lambda: tfb.Chain([tfb.Shift(v([2.0, 1.0])), tfb.Softplus()]), [3, 3], [3, 1]),
+    "soft_clip": (lambda: tfb.SoftClip(v(-1.0), v(1.0)), [0.5, 0.5], [0.5, -1.0]),
+    "behind_tanh": (lambda: tfb.Chain([tfb.Scale(v(3.0)), tfb.Tanh()]), [1.0, 2.0], [3.0, 2.0]),
+    "actnorm": (lambda: tfb.Chain([bijectors.ActNorm(2), tfb.Exp()]), [1.0, 1.0], [0.0, 1.0]),
+    "parts": (
+        lambda: tfb.Blockwise([tfb.Exp(), bijectors.ActNorm(1)], [1, 1]),
+        [1.0, -1.0],
+        [-1.0, -1.0],
+    ),
+}
+
+
+@pytest.mark.parametrize("further", [False, True])
+@pytest.mark.parametrize("name", LEARNED)
+def test_learned_formulas_have_edges(name, further):
+    make, inside, outside = LEARNED[name]
+    bijector = make()
+    flow = Flow(base(), tfb.Chain([bijector, coupling()] if further else [bijector]))
+    x = tf.constant([inside, outside], tf.float32)
+    with tf.GradientTape() as tape:
+        log_probs = flow.log_prob(x)
+        total = tf.reduce_sum(tf.where(tf.math.is_inf(log_probs), 0.0, log_probs))
+    gradients = tape.gradient(total, flow.trainable_variables)
+    assert np.isfinite(log_probs[0]) and log_probs[1] == -INF
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    variable = bijector.trainable_variables[0]
+    variable.assign(np.nan * variable)
+    assert np.isnan(flow.log_prob(x)).all()
+
+
+def test_networks_of_tfp_are_not_computed_twice():
     """What they learn is hidden in a function, and layers take matrices only."""
     layer = keras.layers.Dense(2)
     layer.build((None, 1))

@@ -174,6 +174,13 @@ def test_moments_of_other_flows_are_not_implemented(flow, conditional):
     np.testing.assert_allclose(nice.entropy(), independent().entropy(), rtol=1e-6)
 
 
+def test_the_entropy_of_proportions_is_refused():
+    """A map stretches the plane that they lie in, and not by its determinant."""
+    flow = Flow(tfd.Dirichlet([1.0, 2.0, 3.0]), tfb.Scale(2.0))
+    with pytest.raises(NotImplementedError, match="fewer dimensions"):
+        flow.entropy()
+
+
 def test_divergence_of_flows_over_one_bijector_is_that_of_their_bases(flow):
     a, b = Flow(independent(loc=1.0), flow.bijector), Flow(independent(), flow.bijector)
     np.testing.assert_allclose(tfd.kl_divergence(a, b), 1.0, rtol=1e-6)

@@ -9,7 +9,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows.distributions.chain import flatten_chain
-from tfp_flows.distributions.edges import as_wide_as_events, fixed_maps, outside
+from tfp_flows.distributions.edges import as_wide_as_events, edged_maps, outside
 from tfp_flows.ops.capabilities import is_monotone
 from tfp_flows.ops.internals import TransformedDistributionBase, is_injective
 
@@ -46,7 +46,7 @@ def cumulative(flow: TransformedDistributionBase, y: tf.Tensor, name: str) -> tf
     rises, falls = getattr(base, name)(x), getattr(base, _MIRRORED[name])(x)
     value = tf.where(first < second, rises, falls)
     below, above = (tf.constant(end, value.dtype) for end in _BEYOND[name])
-    is_outside = outside(fixed_maps(bijector) or [], y, rank, edges=False)
+    is_outside = outside(edged_maps(bijector) or [], y, rank, edges=False)
     is_outside = as_wide_as_events(is_outside, rank)
     value = tf.where(is_outside, tf.where(y < first, below, above), value)
     # Quartiles that are no numbers, of parameters that are none, leave the direction open.

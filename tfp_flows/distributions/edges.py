@@ -1,8 +1,8 @@
-"""The edges of a flow's support, where fixed maps at the data's end, as `tfb.Exp`, begin or end.
+"""The edges of a flow's support, where formulas at the data's end, as `tfb.Exp`, begin or end.
 
 At and beyond the edge of its range a bijector of TFP gives infinite values or NaN, and the sum of a
 log-density of `-inf` and a log-determinant of `inf` is NaN. There, densities are 0. Only maps
-that learn nothing are looked at: a NaN from further inside, where parameters are learned, must stay
+without a network are looked at, which cost little to compute twice. A NaN in what is learned stays
 one, for training has to stop at it.
 """
 
@@ -16,24 +16,29 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tfp_flows.distributions.chain import flatten_chain
-from tfp_flows.ops.capabilities import is_learned
+from tfp_flows.networks.conditioner import Conditioner
+from tfp_flows.ops.capabilities import has_closed_inverse, is_formula, is_learned
 from tfp_flows.ops.internals import is_injective
 
-__all__ = ["as_wide_as_events", "fixed_maps", "outside", "with_edges"]
+__all__ = ["as_wide_as_events", "edged_maps", "outside", "with_edges"]
 
 
-def fixed_maps(bijector: tfb.Bijector) -> list[tfb.Bijector] | None:
-    """The maps at the data's end that learn nothing, the last applied first; None without any.
+def edged_maps(bijector: tfb.Bijector) -> list[tfb.Bijector] | None:
+    """The maps at the data's end that may have edges, the last applied first; None without any.
 
-    Affine maps further inside than all others are left out: their range has no edges.
+    Those further inside than all others that have none, as affine maps, are left out: of fixed ones
+    alone, the list is empty.
     """
-    maps = itertools.takewhile(lambda part: not is_learned(part), flatten_chain(bijector))
-    fixed = list(maps)
-    if not fixed:
-        return None
-    while fixed and fixed[-1].is_constant_jacobian:
-        fixed.pop()
-    return fixed
+    parts = flatten_chain(bijector)
+    maps = list(itertools.takewhile(_is_cheap, parts))
+    while maps and (maps[-1].is_constant_jacobian or has_closed_inverse(maps[-1])):
+        maps.pop()
+    return maps if maps or not is_learned(parts[0]) else None
+
+
+def _is_cheap(part: tfb.Bijector) -> bool:
+    networks = any(isinstance(inside, Conditioner) for inside in part.submodules)
+    return not networks and (not is_learned(part) or is_formula(part))
 
 
 def outside(
@@ -41,16 +46,20 @@ def outside(
 ) -> tf.Tensor:
     """Whether events `(..., *event)` lie outside the range of the maps: `(...)`.
 
-    So do infinite events. Events with a NaN do not: nothing is known of them.
+    So do infinite events. Events with a NaN do not, and none does where a variable of the maps
+    is not finite: nothing is known of them.
 
     Args:
-      maps: what `fixed_maps` returns.
+      maps: what `edged_maps` returns.
       y: events.
       event_ndims: rank of an event.
       edges: whether points where a log-determinant is infinite lie outside too.
     """
     y = tf.stop_gradient(y)
     known = ~_any(tf.math.is_nan(y), event_ndims)
+    for variable in (variable for part in maps for variable in part.variables):
+        if variable.dtype.is_floating:
+            known &= tf.reduce_all(tf.math.is_finite(variable))
     found = _any(tf.math.is_inf(y), event_ndims)
     for part in maps:
         if not is_injective(part):

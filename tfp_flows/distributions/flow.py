@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
+import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
@@ -14,7 +15,7 @@ from tfp_flows.distributions.chain import Given, flatten_chain, shared_context_s
 from tfp_flows.distributions.chunks import is_batch_independent, map_chunks
 from tfp_flows.distributions.conditional import Conditional
 from tfp_flows.distributions.cumulative import cumulative, quantile
-from tfp_flows.distributions.edges import fixed_maps, with_edges
+from tfp_flows.distributions.edges import edged_maps, with_edges
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.embedding import Embedding
 from tfp_flows.ops.capabilities import (
@@ -214,7 +215,7 @@ class Flow(Conditional, TransformedDistributionBase):
     def _log_prob(self, y: tf.Tensor) -> tf.Tensor:
         if is_injective(self.bijector):
             return self.experimental_local_measure(y, backward_compat=True)[0]
-        maps = fixed_maps(self.bijector)
+        maps = edged_maps(self.bijector)
         return with_edges(super()._log_prob, maps, tf.identity(y), self.event_shape.rank)
 
     def _prob(self, y: tf.Tensor) -> tf.Tensor:
@@ -237,7 +238,7 @@ class Flow(Conditional, TransformedDistributionBase):
             return density
 
         # A new tensor is unknown to TFP's caches, which look inputs up by identity.
-        maps, y = fixed_maps(self.bijector), tf.identity(y)
+        maps, y = edged_maps(self.bijector), tf.identity(y)
         return with_edges(log_prob, maps, y, self.event_shape.rank), tangent_space
 
     # TFP's own would be wrong for maps that fall by turns, for vectors, and for networks whose
@@ -273,6 +274,16 @@ class Flow(Conditional, TransformedDistributionBase):
     def _covariance(self) -> tf.Tensor:
         self._check_affine("covariance")
         return super()._covariance()
+
+    def _entropy(self) -> tf.Tensor:
+        base = self.distribution
+        _, tangents = base.experimental_local_measure(base.sample(seed=0), backward_compat=True)
+        if not isinstance(tangents, tfp.experimental.tangent_spaces.FullSpace):
+            raise NotImplementedError(
+                "`entropy` is not known where the events of the base have fewer dimensions than "
+                f"columns: estimate it from samples. Received: distribution={base!r}"
+            )
+        return super()._entropy()
 
     def _check_affine(self, name: str) -> None:
         if not all(map(is_affine, flatten_chain(self.bijector))):

@@ -39,6 +39,7 @@ __all__ = [
     "has_closed_inverse",
     "independent_over_batch",
     "is_affine",
+    "is_formula",
     "is_learned",
     "is_monotone",
     "needs_raw_data",
@@ -163,6 +164,16 @@ def is_learned(bijector: tfb.Bijector) -> bool:
     """Whether the map has variables, or a network of TFP's, whose variables may be hidden."""
     parts = (bijector, *bijector.submodules)
     return bool(bijector.variables) or any(isinstance(part, _TFP_LEARNED) for part in parts)
+
+
+def is_formula(bijector: tfb.Bijector) -> bool:
+    """Whether all bijectors inside are closed formulas, and their variables can be seen."""
+    parts = (bijector, *bijector.submodules)
+    return all(
+        has_closed_inverse(part) or (type(part) in _TFP and not isinstance(part, _TFP_LEARNED))
+        for part in parts
+        if isinstance(part, tfb.Bijector)
+    )
 
 
 def independent_over_batch(part: Any) -> bool:
