@@ -123,7 +123,14 @@ def test_events_and_context_of_any_real_dtype_are_cast(flow, conditional, cast):
 
 
 @pytest.mark.parametrize(
-    "value", [None, "a", np.array([[None, 1.0]]), tf.zeros([1, 2], tf.complex64)]
+    "value",
+    [
+        None,
+        "a",
+        np.array([[None, 1.0]]),
+        np.ma.masked_greater([[0.0, 2.0]], 1.0),
+        tf.zeros([1, 2], tf.complex64),
+    ],
 )
 def test_what_is_no_real_number_is_refused(flow, conditional, value):
     with pytest.raises(TypeError, match="`value` must"):

@@ -28,8 +28,9 @@ def test_a_wrong_tensor_is_refused(name, make, wrong):
         with pytest.raises(WRONG, match=name):
             make(value, validate_args=True)
         make(value)
-    with pytest.raises(ValueError, match=f"`{name}` must be"):
-        make(wrong)
+    for value in (wrong, np.float32(wrong)):
+        with pytest.raises(ValueError, match=f"`{name}` must be"):
+            make(value)
 
 
 @pytest.mark.parametrize(("name", "make", "wrong"), CASES)

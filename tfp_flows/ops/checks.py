@@ -61,6 +61,8 @@ def as_real(value: Any, dtype: tf.DType, name: str) -> tf.Tensor:
     try:
         if isinstance(value, np.ndarray) and value.dtype == object:
             raise TypeError("an array of Python objects")  # NumPy would read None as NaN.
+        if np.ma.is_masked(value):
+            raise TypeError("some values are masked")  # TensorFlow would read what is behind.
         tensor = tf.convert_to_tensor(value, dtype_hint=dtype)
     except (TypeError, ValueError) as error:
         raise TypeError(
