@@ -3,10 +3,19 @@
 import contextlib
 import ctypes
 import gc
+import importlib.metadata
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# To make machine code fast takes XLA three quarters of its time, and most of it runs only once here.
+# A TensorFlow that does not know one of these options stops.
+if importlib.metadata.version("tensorflow").startswith("2.21."):
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+        "--xla_cpu_parallel_codegen_split_count=1",
+    )
 
 import pytest
 

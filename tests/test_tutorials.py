@@ -56,6 +56,8 @@ def execute(notebook: nbformat.NotebookNode, *, short: bool = False) -> nbformat
     )
     # With no backend set, the kernel chooses the one that puts figures into the notebook.
     env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    if not short:
+        env.pop("XLA_FLAGS", None)  # Of tests that run most machine code only once.
     env["PYTHONPATH"] = str(FOLDER.parent)  # this tree's package, installed or not
     executed = client.execute(env=env)
     del executed.cells[:short]
