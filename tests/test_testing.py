@@ -146,6 +146,22 @@ class LiesAboutItsGradient(Wrong):
         return y / 2, tf.zeros_like(y[..., 0])
 
 
+class NamesItsDtype(tfb.Bijector):
+    """TFP compares dtypes, and a name is none."""
+
+    def __init__(self):
+        super().__init__(forward_min_event_ndims=1, dtype="float32", parameters={})
+
+    def _forward(self, x):
+        return x
+
+    def _inverse(self, y):
+        return y
+
+    def _forward_log_det_jacobian(self, x):
+        return tf.zeros_like(x[..., 0])
+
+
 WRONG_BIJECTORS = {
     "round trip": lambda: RotationOfATutorial(0.3),
     "log-det": lambda: CubeOfATutorial(0.3),
@@ -160,6 +176,7 @@ WRONG_BIJECTORS = {
     "finite": Overflows,
     "gradients": NoGradient,
     "tracking": HidesItsVariable,
+    "chain": NamesItsDtype,
     "one pass": lambda: TwoCalls(2, t.Affine(), (4,)),
     "config": lambda: ForgetsItsArgument(0.5),
     "Jacobian zeros": lambda: Leaks(2, t.Affine(), (4,)),

@@ -25,14 +25,12 @@ Scalar: TypeAlias = Any
 
 def _parameter(value: Any, name: str, *, positive: bool = False) -> Any:
     """Keep floats and variables as they are, make tensors of the rest, and check known values."""
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool | str) or value is None:
         raise TypeError(
             f"`{name}` must be a float, a tensor or a tf.Variable. Received: {name}={value!r}"
         )
-    if isinstance(value, np.generic):
-        # Known, as a float is, but with a dtype.
-        _parameter(value.item(), name, positive=positive)
-    elif isinstance(value, int | float):
+    if isinstance(value, int | float):
         value = float(value)
         if not math.isfinite(value) or (positive and value <= 0):
             need = "positive and finite" if positive else "finite"

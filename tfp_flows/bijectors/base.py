@@ -98,6 +98,8 @@ class Bijector(Copyable, tfb.Bijector, metaclass=_Construction):
         if name and scope.split("/")[-1].startswith(name):
             name = f"{scope}/"
         options.setdefault("validate_args", given.get("validate_args", False))
+        if options.get("dtype") is not None:
+            options["dtype"] = tf.as_dtype(options["dtype"])  # TFP compares it with others.
         if "inverse_min_event_ndims" not in options:
             options.setdefault("forward_min_event_ndims", 1)
         super().__init__(parameters=parameters, name=name, **options)

@@ -9,7 +9,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows.distributions.chain import flatten_chain
-from tfp_flows.distributions.edges import as_wide_as_events, edged_maps, outside
+from tfp_flows.distributions.edges import has_edges, inverse_within
 from tfp_flows.ops.capabilities import is_monotone
 from tfp_flows.ops.internals import TransformedDistributionBase, is_injective
 
@@ -42,17 +42,28 @@ def cumulative(flow: TransformedDistributionBase, y: tf.Tensor, name: str) -> tf
     y = tf.cast(y, flow.dtype)
     rank = flow.event_shape.rank
     first, second = _quartiles(base, bijector, flow.dtype, rank)
-    x = bijector.inverse(tf.identity(y))  # A new tensor, which no cache knows.
+    x, is_outside = _inverse(bijector, y)
     rises, falls = getattr(base, name)(x), getattr(base, _MIRRORED[name])(x)
     value = tf.where(first < second, rises, falls)
     below, above = (tf.constant(end, value.dtype) for end in _BEYOND[name])
-    is_outside = outside(edged_maps(bijector) or [], y, rank, edges=False)
-    is_outside = as_wide_as_events(is_outside, rank)
     value = tf.where(is_outside, tf.where(y < first, below, above), value)
     # Quartiles that are no numbers, of parameters that are none, leave the direction open.
     known = tf.math.is_finite(first - second) & ~tf.math.is_nan(y)
     value = tf.where(known, value, tf.constant(math.nan, value.dtype))
     return value[..., 0] if rank else value
+
+
+def _inverse(bijector: tfb.Bijector, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The inverse, and where events are infinite or outside of the range."""
+    is_outside = tf.math.is_inf(y)
+    x = tf.where(is_outside, tf.zeros_like(y), y)  # A new tensor, which no cache knows.
+    for part in flatten_chain(bijector):
+        if has_edges(part):
+            x, _, beyond = inverse_within(part, x, edges=False)
+            is_outside |= tf.reshape(beyond, tf.shape(y))
+        else:
+            x = part.inverse(x)
+    return x, is_outside
 
 
 def quantile(flow: TransformedDistributionBase, p: tf.Tensor) -> tf.Tensor:
@@ -66,7 +77,14 @@ def quantile(flow: TransformedDistributionBase, p: tf.Tensor) -> tf.Tensor:
     first, second = _quartiles(base, bijector, flow.dtype, rank)
     p = tf.cast(p, flow.dtype)
     p = p[..., tf.newaxis] if rank else p
-    return bijector.forward(base.quantile(tf.where(first < second, p, 1 - p)))
+    x = base.quantile(tf.where(first < second, p, 1 - p))
+    first, second = _quartiles(base, tfb.Identity(), flow.dtype, rank)
+    for part in reversed(flatten_chain(bijector)):
+        y, first, second = part.forward(x), part.forward(first), part.forward(second)
+        # Of infinity networks and roots make NaN: it goes to infinity, where the map has no end.
+        end = tf.where(first < second, x, -x)
+        x = tf.where(tf.math.is_inf(x) & tf.math.is_nan(y), end, y)
+    return x
 
 
 def _quartiles(

@@ -1,116 +1,167 @@
-"""The edges of a flow's support, where formulas at the data's end, as `tfb.Exp`, begin or end.
+"""The edges of a flow's support, where maps such as `tfb.Exp` begin or end.
 
 At and beyond the edge of its range a bijector of TFP gives infinite values or NaN, and the sum of a
-log-density of `-inf` and a log-determinant of `inf` is NaN. There, densities are 0. Only maps
-without a network are looked at, which cost little to compute twice. A NaN in what is learned stays
-one, for training has to stop at it.
+log-density of `-inf` and a log-determinant of `inf` is NaN. There, densities are 0. A NaN of an
+event, or in what is learned, stays one, for training has to stop at it.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
+from tfp_flows.bijectors.base import Bijector
 from tfp_flows.distributions.chain import flatten_chain
-from tfp_flows.networks.conditioner import Conditioner
+from tfp_flows.distributions.conditional import Conditional
 from tfp_flows.ops.capabilities import has_closed_inverse, is_formula, is_learned
 from tfp_flows.ops.internals import is_injective
 
-__all__ = ["as_wide_as_events", "edged_maps", "outside", "with_edges"]
+__all__ = ["has_edges", "inverse_within", "is_below_fold", "with_edges", "without_infinite"]
 
 
-def edged_maps(bijector: tfb.Bijector) -> list[tfb.Bijector] | None:
-    """The maps at the data's end that may have edges, the last applied first; None without any.
+def with_edges(bijector: tfb.Bijector, base: tfd.Distribution) -> tfb.Bijector:
+    """The map with log-determinants of `-inf` for events outside of the range of one of its parts.
 
-    Those further inside than all others that have none, as affine maps, are left out: of fixed ones
-    alone, the list is empty.
+    So are those that do not lie in the support of the base, as far as TFP tells it. For densities
+    only: of such events, the inverse is a point inside.
     """
     parts = flatten_chain(bijector)
-    maps = list(itertools.takewhile(_is_cheap, parts))
-    while maps and (maps[-1].is_constant_jacobian or has_closed_inverse(maps[-1])):
-        maps.pop()
-    return maps if maps or not is_learned(parts[0]) else None
+    edged = [_Edged(part) if has_edges(part) else part for part in parts]
+    support = _support(base)
+    if support is not None:
+        edged.append(_Within(support))
+    return bijector if edged == parts else tfb.Chain(edged)
 
 
-def _is_cheap(part: tfb.Bijector) -> bool:
-    networks = any(isinstance(inside, Conditioner) for inside in part.submodules)
-    return not networks and (not is_learned(part) or is_formula(part))
+def without_infinite(y: tf.Tensor, event_ndims: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Events with zeros in place of those with an infinite entry, and which these are: `(...)`."""
+    infinite = _any(tf.math.is_inf(y), event_ndims)
+    replaced = _widen(infinite, event_ndims) & ~tf.math.is_nan(y)
+    return tf.where(replaced, tf.zeros_like(y), y), infinite
 
 
-def outside(
-    maps: Sequence[tfb.Bijector], y: tf.Tensor, event_ndims: int, *, edges: bool = True
-) -> tf.Tensor:
-    """Whether events `(..., *event)` lie outside the range of the maps: `(...)`.
+def is_below_fold(bijector: tfb.Bijector, y: tf.Tensor, event_ndims: int) -> tf.Tensor:
+    """Which events `(..., *event)` `tfb.AbsoluteValue` does not reach: `(...)`.
 
-    So do infinite events. Events with a NaN do not, and none does where a variable of the maps
-    is not finite: nothing is known of them.
+    Of TFP's maps that are not injective there is no other.
+    """
+    for part in flatten_chain(bijector):
+        if not is_injective(part):
+            below = y < 0 if isinstance(part, tfb.AbsoluteValue) else tf.zeros_like(y, tf.bool)
+            return _any(below, event_ndims)
+        y = part.inverse(tf.identity(y))
+    return tf.zeros_like(_any(tf.math.is_nan(y), event_ndims))
+
+
+def inverse_within(
+    part: tfb.Bijector, y: tf.Tensor, *, edges: bool = True
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The inverse and its log-det, and which events of `part` lie outside of its range.
+
+    Of these, both are those of a point inside. Events with a NaN are inside, and so are all where a
+    variable of the part is not finite: nothing is known of them.
 
     Args:
-      maps: what `edged_maps` returns.
-      y: events.
-      event_ndims: rank of an event.
-      edges: whether points where a log-determinant is infinite lie outside too.
+      part: a bijector.
+      y: events with any batch shape; the log-det is for the least rank of an event.
+      edges: whether points where the log-determinant is infinite lie outside too.
     """
-    y = tf.stop_gradient(y)
-    known = ~_any(tf.math.is_nan(y), event_ndims)
-    for variable in (variable for part in maps for variable in part.variables):
+    ndims = part.inverse_min_event_ndims
+    at = tf.stop_gradient(y)
+    known = ~_any(tf.math.is_nan(at), ndims)
+    for variable in part.variables:
         if variable.dtype.is_floating:
             known &= tf.reduce_all(tf.math.is_finite(variable))
-    found = _any(tf.math.is_inf(y), event_ndims)
-    for part in maps:
-        if not is_injective(part):
-            # Of TFP's there is one. Its inverse has two values, from which no map goes on.
-            below = y < 0 if isinstance(part, tfb.AbsoluteValue) else tf.zeros_like(y, tf.bool)
-            return known & (found | _any(below, event_ndims))
-        log_det = part.inverse_log_det_jacobian(y, event_ndims)
-        event_ndims = part.inverse_event_ndims(event_ndims)
-        y = part.inverse(y)
-        # Beyond the range of `tfb.Softsign`, only the log-determinant is NaN.
-        has_none = ~tf.math.is_finite(log_det) if edges else tf.math.is_nan(log_det)
-        found |= _any(~tf.math.is_finite(y), event_ndims) | has_none
-    return known & found
-
-
-def with_edges(
-    log_prob: Callable[[tf.Tensor], tf.Tensor],
-    maps: Sequence[tfb.Bijector] | None,
-    y: tf.Tensor,
-    event_ndims: int,
-) -> tf.Tensor:
-    """`log_prob(y)`, and `-inf` with gradients 0 for events outside the range of the maps.
-
-    Infinite events are, even of affine maps, which are not in `maps` and would make NaN of them.
-    """
-    if maps is None:
-        return log_prob(y)
-    is_outside = outside(maps, y, event_ndims)
-    mask = as_wide_as_events(is_outside, event_ndims)
+    log_det = part.inverse_log_det_jacobian(at, ndims)
+    # Beyond the range of `tfb.Softsign`, only the log-determinant is NaN.
+    has_none = ~tf.math.is_finite(log_det) if edges else tf.math.is_nan(log_det)
+    not_finite = ~tf.math.is_finite(part.inverse(at))
+    outside = known & (has_none | _any(not_finite, part.forward_min_event_ndims))
     # Events that are replaced have no NaN in their gradients, by which 0 would be multiplied.
-    log_density = log_prob(tf.where(mask, _inside_point(maps, y, event_ndims), y))
-    return tf.where(is_outside, tf.constant(-math.inf, log_density.dtype), log_density)
+    y = tf.where(_widen(outside, ndims), _inside_point(part, y), y)
+    x = part.inverse(y)
+    return x, part.inverse_log_det_jacobian(y, ndims), outside
 
 
-def as_wide_as_events(per_event: tf.Tensor, event_ndims: int) -> tf.Tensor:
+def has_edges(part: tfb.Bijector) -> bool:
+    """Whether a part may have edges that it does not see to itself, as those of this package do."""
+    if not is_injective(part) or part.is_constant_jacobian or has_closed_inverse(part):
+        return False
+    return is_formula(part) or not (is_learned(part) or isinstance(part, Bijector))
+
+
+class _Edged(Bijector):
+    """A bijector with a log-determinant of `-inf` where an event is outside of its range."""
+
+    independent_over_batch = True  # Flows look at what it holds.
+
+    def __init__(self, bijector: tfb.Bijector):
+        self.bijector = bijector
+        super().__init__(
+            forward_min_event_ndims=bijector.forward_min_event_ndims,
+            inverse_min_event_ndims=bijector.inverse_min_event_ndims,
+            dtype=bijector.dtype,
+            parameters={"bijector": bijector},
+            name=bijector.name,
+        )
+
+    def _inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x, log_det, outside = inverse_within(self.bijector, y)
+        return x, tf.where(outside, tf.constant(-math.inf, log_det.dtype), log_det)
+
+    def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        raise NotImplementedError("A map with edges is for densities, which start from events.")
+
+
+class _Within(Bijector):
+    """The identity, with a log-determinant of `-inf` where a map has no inverse."""
+
+    independent_over_batch = True
+
+    def __init__(self, support: tfb.Bijector):
+        self.support = support
+        parameters = {"support": support}
+        super().__init__(forward_min_event_ndims=0, parameters=parameters, name="within")
+
+    def _inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        at = tf.stop_gradient(y)
+        outside = tf.math.is_nan(self.support.inverse(at)) & ~tf.math.is_nan(at)
+        x = tf.where(outside, tf.stop_gradient(self.support.forward(tf.zeros_like(y))), y)
+        return x, tf.where(outside, tf.constant(-math.inf, y.dtype), tf.zeros_like(y))
+
+    def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        raise NotImplementedError("A support is for densities, which start from events.")
+
+
+def _support(base: tfd.Distribution) -> tfb.Bijector | None:
+    """A map of all numbers to the support of each column, where that is a part of them."""
+    if isinstance(base, Conditional):  # Which has edges of its own.
+        return None
+    try:
+        space = base.experimental_default_event_space_bijector()
+    except NotImplementedError:
+        return None
+    if not isinstance(space, tfb.Bijector) or space.forward_min_event_ndims != 0:
+        return None
+    return None if isinstance(space, tfb.Identity) or is_learned(space) else space
+
+
+def _inside_point(part: tfb.Bijector, y: tf.Tensor) -> tf.Tensor:
+    """An event within the range: where the map takes 0.5, which most of TFP's are defined at."""
+    ndims = part.inverse_min_event_ndims
+    shape = part.inverse_event_shape_tensor(tf.shape(y)[tf.rank(y) - ndims :])
+    return tf.stop_gradient(part.forward(tf.fill(shape, tf.constant(0.5, y.dtype))))
+
+
+def _any(x: tf.Tensor, ndims: int) -> tf.Tensor:
+    return tf.reduce_any(x, axis=list(range(-ndims, 0)))
+
+
+def _widen(per_event: tf.Tensor, ndims: int) -> tf.Tensor:
     """One value an event, with as many axes as the event behind it."""
-    for _ in range(event_ndims):
+    for _ in range(ndims):
         per_event = per_event[..., tf.newaxis]
     return per_event
-
-
-def _inside_point(maps: Sequence[tfb.Bijector], y: tf.Tensor, event_ndims: int) -> tf.Tensor:
-    """An event within the range: where the maps take 0.5, which most of TFP's are defined at."""
-    shape = tf.shape(y)[tf.rank(y) - event_ndims :]
-    for part in maps:
-        shape = part.inverse_event_shape_tensor(shape)
-    point = tf.fill(shape, tf.constant(0.5, y.dtype))
-    for part in reversed(maps):
-        point = part.forward(point)
-    return tf.stop_gradient(point)
-
-
-def _any(x: tf.Tensor, event_ndims: int) -> tf.Tensor:
-    return tf.reduce_any(x, axis=list(range(-event_ndims, 0)))

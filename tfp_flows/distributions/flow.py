@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from tfp_flows.distributions.chain import Given, flatten_chain, shared_context_s
 from tfp_flows.distributions.chunks import is_batch_independent, map_chunks
 from tfp_flows.distributions.conditional import Conditional
 from tfp_flows.distributions.cumulative import cumulative, quantile
-from tfp_flows.distributions.edges import edged_maps, with_edges
+from tfp_flows.distributions.edges import is_below_fold, with_edges, without_infinite
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.embedding import Embedding
 from tfp_flows.ops.capabilities import (
@@ -215,8 +216,9 @@ class Flow(Conditional, TransformedDistributionBase):
     def _log_prob(self, y: tf.Tensor) -> tf.Tensor:
         if is_injective(self.bijector):
             return self.experimental_local_measure(y, backward_compat=True)[0]
-        maps = edged_maps(self.bijector)
-        return with_edges(super()._log_prob, maps, tf.identity(y), self.event_shape.rank)
+        log_prob = super()._log_prob(tf.identity(y))
+        below = is_below_fold(self.bijector, y, self.event_shape.rank)
+        return tf.where(below, tf.constant(-math.inf, log_prob.dtype), log_prob)
 
     def _prob(self, y: tf.Tensor) -> tf.Tensor:
         return tf.exp(self._log_prob(y))
@@ -229,17 +231,18 @@ class Flow(Conditional, TransformedDistributionBase):
         Raises:
           NotImplementedError: the bijector is not injective.
         """
-        tangent_space = None
-
-        def log_prob(y: tf.Tensor) -> tf.Tensor:
-            nonlocal tangent_space
-            local_measure = super(Flow, self).experimental_local_measure
-            density, tangent_space = local_measure(y, backward_compat=backward_compat)
-            return density
-
-        # A new tensor is unknown to TFP's caches, which look inputs up by identity.
-        maps, y = edged_maps(self.bijector), tf.identity(y)
-        return with_edges(log_prob, maps, y, self.event_shape.rank), tangent_space
+        # A new tensor, too, which TFP's caches do not know: they look inputs up by identity.
+        y, infinite = without_infinite(y, self.event_shape.rank)
+        bijector = with_edges(self.bijector, self.distribution)
+        if bijector is self.bijector:
+            measure = super().experimental_local_measure
+        else:
+            edged = tfd.TransformedDistribution(self.distribution, bijector)
+            measure = edged.experimental_local_measure
+        density, tangent_space = measure(y, backward_compat=backward_compat)
+        no_density = infinite & ~tf.math.is_nan(density)
+        density = tf.where(no_density, tf.constant(-math.inf, density.dtype), density)
+        return density, tangent_space
 
     # TFP's own would be wrong for maps that fall by turns, for vectors, and for networks whose
     # determinant is constant, but not their slope.

@@ -35,7 +35,7 @@ def log_prob(flow: tfd.Distribution, x: Any, context: Any | None = None) -> tf.T
     `QR`, `Triangular`, `Householder`, `Rotation`, `Permutation`, `ActNorm`, `Rotation2D` and
     `ShiftAndCube` with a scalar parameter; also in `tfb.Invert`. All other bijectors are
     differentiated the ordinary way, and what they need is kept, as is one event between them and
-    their neighbours; so are fixed maps at the data's end, such as `Support`.
+    their neighbours.
 
     Costs one forward and one inverse pass more than the ordinary gradient, which share one call of
     each coupling's network: about 1.6 times its time. Rounding errors of the recomputation add up
@@ -122,11 +122,7 @@ def _is_reversible(bijector: tfb.Bijector) -> bool:
 
 
 def _grouped(parts: Sequence[tfb.Bijector]) -> list[tfb.Bijector]:
-    """The bijectors of a chain, with neighbours that are reversible as one `Reversible`.
-
-    Fixed maps at the data's end stay as they are: `Flow` looks at them one by one for what lies
-    outside of their range.
-    """
+    """The bijectors of a chain, with neighbours that are reversible as one `Reversible`."""
     chain: list[tfb.Bijector] = []
     group: list[Layer] = []
 
@@ -137,11 +133,9 @@ def _grouped(parts: Sequence[tfb.Bijector]) -> list[tfb.Bijector]:
             chain.append(whole if context is None else Given(whole, context))
             group.clear()
 
-    fixed = True
     for part in parts:
-        fixed = fixed and not part.variables
         layer = _layer(part)
-        if fixed or not _is_reversible(layer.bijector):
+        if not _is_reversible(layer.bijector):
             end_group()
             chain.append(part)
             continue

@@ -169,6 +169,23 @@ def _tracking(case: Case) -> None:
             fail(case, "tracking", f"{len(read)} variables are read, {holder} has {len(held)}")
 
 
+def _chain(case: Case) -> None:
+    """In a `tfb.Chain`, before or behind another bijector, it gives the same."""
+    one = tfb.Scale(tf.ones([], case.x.dtype))
+    kwargs = {case.subject.name: case.kwargs} if case.kwargs else {}
+    y, log_det = case.map(case.x)
+    expected = (y, log_det, *case.unmap(y))
+    for parts in ([one, case.subject], [case.subject, one]):
+        try:
+            chain = tfb.Chain(parts)
+            chained = Case(subject=chain, x=case.x, kwargs=kwargs, tolerance=case.tolerance)
+            found = (*chained.map(case.x), *chained.unmap(y))
+        except TypeError as error:
+            fail(case, "chain", f"beside a tfb.Scale of dtype {case.x.dtype.name}: {error}")
+        for value, wanted in zip(found, expected, strict=True):
+            check_close(case, "chain", value, wanted, case.x)
+
+
 def _one_pass(case: Case) -> None:
     """Value and log-det of one direction call every conditioner once, in a plain TFP flow too."""
     conditioners = {id(m) for m in case.subject.submodules if isinstance(m, Conditioner)}
@@ -210,6 +227,7 @@ BIJECTOR_LAWS: dict[str, Callable[[Case], None]] = {
     "finite": _finite,
     "gradients": _gradients,
     "tracking": _tracking,
+    "chain": _chain,
     "one pass": _one_pass,
     "config": config,
     "Jacobian zeros": _jacobian_zeros,
