@@ -267,6 +267,41 @@ STRUCTURES = {
 }
 
 
+def spline(bound=3.0, activation="relu", base=base, invert=False, scale=2.0, family="maf"):
+    network = networks.MLP((4,), activation=activation)
+    layer = bijectors.Coupling(4, transformers.RationalQuadraticSpline(4, bound=bound), network)
+    other = getattr(flows, family)(4, layers=1, hidden_units=(4,), seed=0).bijector
+    parts = [tfb.Scale(scale), tfb.Invert(layer) if invert else layer, other]
+    return FlowModel(Flow(base(), tfb.Chain(parts)))
+
+
+def student():
+    return tfd.Sample(tfd.StudentT(3.0, 0.0, 1.0), 4)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"bound": 4.0},
+        {"activation": "tanh"},
+        {"base": student},
+        {"invert": True},
+        {"scale": 5.0},
+        {"family": "iaf"},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_weights_that_fit_but_mean_something_else_are_refused(other, tmp_path):
+    path = tmp_path / "f.weights.h5"
+    one = randomize(spline())
+    one.save_weights(path)
+    same = spline(scale=np.float32(2.0))
+    same.load_weights(path)
+    np.testing.assert_array_equal(same.log_prob(X), one.log_prob(X))
+    with pytest.raises(ValueError, match=r"the same classes and arguments in 'Flow'. Received"):
+        spline(**other).load_weights(path)
+
+
 @pytest.mark.parametrize("kind", STRUCTURES)
 def test_weights_of_another_structure_are_refused(kind, tmp_path):
     one, other, same = (STRUCTURES[kind](seed) for seed in (0, 1, 0))
@@ -275,7 +310,7 @@ def test_weights_of_another_structure_are_refused(kind, tmp_path):
     one.save_weights(paths[1])
     tf.train.Checkpoint(model=one).write(str(tmp_path / "checkpoint"))
     before = other.get_weights()
-    message = r"must be of a model with the same (mask|order|permutation)"
+    message = r"must be of a model with the same (mask|order|permutation|classes)"
     for path in paths:
         with pytest.raises(ValueError, match=message):
             other.load_weights(path)

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tfp_flows import serialization
+from tfp_flows.model.architecture import describe
 from tfp_flows.model.trainer import MaximumLikelihood
 from tfp_flows.ops.files import atomic_write
 from tfp_flows.ops.internals import layers_of
@@ -25,7 +26,8 @@ from tfp_flows.ops.internals import layers_of
 __all__ = ["SavableModel", "check_folder"]
 
 _STRUCTURE = "structure"  # Its name in files of weights.
-_STRUCTURE_VERSION = 1  # To be raised when `_structure_of` comes to list other parts.
+_STRUCTURE_VERSION = 2  # To be raised when `_structure` comes to list other things.
+_ARCHITECTURE = "classes and arguments"
 _SMALL = 2**26  # Bytes in a file, numbers in a model: what is always allowed.
 _MOST_COMPRESSED = 100
 _PARTS = {"metadata.json", "config.json", "model.weights.h5", "assets"}
@@ -118,10 +120,12 @@ class SavableModel(MaximumLikelihood):
     ) -> None:
         """Read what `save_weights` wrote, the optimizer's state too if the model is compiled.
 
+        With `skip_mismatch` a difference is a warning, and weights whose shape fits are loaded.
+
         Raises:
-          ValueError: the weights are of another architecture, or of other masks, orders or
-            permutations, as another seed makes them; or the file is damaged. The weights are then
-            as before.
+          ValueError: the weights are of another architecture, as other classes, bounds, bases or
+            activations make it, or of other masks, orders or permutations, as another seed makes
+            them; or the file is damaged. The weights are then as before.
         """
         self.build_optimizer()  # Keras leaves out an optimizer that has no variables yet.
         state = [*self.variables, *(self.optimizer.variables if self.compiled else ())]
@@ -152,11 +156,14 @@ class SavableModel(MaximumLikelihood):
         super().load_own_variables(values)
 
     def _structure(self) -> dict[str, Any]:
-        """What is fixed in every part that has something fixed, by a name for the part."""
+        """What is fixed in every part that has something fixed, and in the whole, by its name."""
         modules = (self.distribution, *self.distribution.submodules)
         layers = (layer for conditioner in self.conditioners for layer in layers_of(conditioner))
         found = [(part, _structure_of(part)) for part in (*modules, *layers)]
-        return {f"{i}: {part.name}": fixed for i, (part, fixed) in enumerate(found) if fixed}
+        fixed = {f"{i}: {part.name}": fixed for i, (part, fixed) in enumerate(found) if fixed}
+        # Last, for the message about a mask says more.
+        whole = {_ARCHITECTURE: describe(self.distribution)}
+        return {**fixed, f"{len(found)}: {self.distribution.name}": whole}
 
     def structure_hashes(self) -> list[bytes]:
         """What tells the fixed structure of one model from that of another, for every part."""
@@ -164,19 +171,22 @@ class SavableModel(MaximumLikelihood):
 
     def check_structure(self, saved: list[bytes]) -> None:
         """Raise a ValueError unless these are the model's own `structure_hashes`."""
+        # By the last byte versions are compared: what another one wrote says nothing.
+        if any(digest[-1] != _STRUCTURE_VERSION for digest in saved):
+            return
         structure = self._structure()
         if len(saved) != len(structure):
             raise ValueError(
-                f"The weights must be of a model with {len(structure)} parts that have masks, "
-                f"orders or permutations. Received: weights of one with {len(saved)}"
+                f"The weights must be of a model with {len(structure) - 1} parts that have masks, "
+                f"orders or permutations. Received: weights of one with {len(saved) - 1}"
             )
         for (name, fixed), digest in zip(structure.items(), saved, strict=True):
-            # Versions are compared by the last byte: what another one wrote says nothing.
-            if digest[-1] == _STRUCTURE_VERSION and digest != _hash(fixed):
+            if digest != _hash(fixed):
+                seed = "" if _ARCHITECTURE in fixed else ", as the same seed makes it"
                 raise ValueError(
                     f"The weights must be of a model with the same {' and '.join(fixed)} in "
-                    f"{name.partition(': ')[2]!r}, as the same seed makes it. Received: weights of "
-                    "another, which would give another density"
+                    f"{name.partition(': ')[2]!r}{seed}. Received: weights of another, which would "
+                    "give another density"
                 )
 
     @classmethod
@@ -251,7 +261,12 @@ def _structure_of(part: Any) -> Mapping[str, Any]:
 
 
 def _hash(fixed: Mapping[str, Any]) -> bytes:
-    text = json.dumps({name: np.asarray(value).tolist() for name, value in fixed.items()})
+    text = json.dumps(
+        {
+            name: value if name == _ARCHITECTURE else np.asarray(value).tolist()
+            for name, value in fixed.items()
+        }
+    )
     return hashlib.sha256(text.encode()).digest()[:15] + bytes([_STRUCTURE_VERSION])
 
 
