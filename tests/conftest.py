@@ -8,7 +8,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# To make machine code fast takes XLA three quarters of its time, and most of it runs only once here.
+# To make machine code fast takes XLA three quarters of its time, and most of it runs once here.
 # A TensorFlow that does not know one of these options stops.
 if importlib.metadata.version("tensorflow").startswith("2.21."):
     os.environ.setdefault(

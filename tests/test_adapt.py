@@ -433,6 +433,26 @@ def test_adapt_takes_arrays_and_datasets_that_hold_and_end(plain, conditional):
         FlowModel(made).adapt(context, X)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (np.full((ROWS, 3), 1e39), 100 * X + 50),
+        (normal(ROWS, 3), np.full((ROWS, 2), 1e39)),
+        (100 * X + 50,),
+        (normal(ROWS - 1, 3), 100 * X + 50),
+    ],
+    ids=["unit of context", "unit of events", "no context", "rows"],
+)
+def test_what_fails_leaves_the_model_as_it_was(arguments):
+    made = model(context_size=3, last=bijectors.ActNorm(2))
+    made.adapt(normal(ROWS, 3, seed=1), X)
+    before = made.get_weights()
+    with pytest.raises(ValueError):
+        made.adapt(*arguments)
+    for a, b in zip(before, made.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_missing_context_is_one_clear_error(conditional):
     for method in (conditional.adapt, conditional.fit, conditional.evaluate):
         with pytest.raises(ValueError, match="`context` is missing"):

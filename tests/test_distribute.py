@@ -99,11 +99,11 @@ for loaded in (inside, outside):
     loaded.fit(data, verbose=0)
 np.testing.assert_allclose(saved.log_prob(data), expected, atol=1e-5)
 
-def refused(function):
+def refused(function, message="inside the scope of the same strategy"):
     try:
         function()
     except ValueError as error:
-        assert "inside the scope of the same strategy" in str(error), error
+        assert message in str(error), error
     else:
         raise AssertionError("no error")
 
@@ -119,6 +119,17 @@ refused(lambda: made_inside(real_nvp()))
 refused(lambda: FlowModel(model.distribution))
 refused(lambda: model.compile(keras.optimizers.Adam()))
 refused(lambda: fitted_inside(outside))
+
+def compiled_inside(optimizer=lambda: "adam", **options):
+    with strategy.scope():
+        model.compile(optimizer(), **options)
+
+refused(lambda: compiled_inside(steps_per_execution=4), "`steps_per_execution` must be 1")
+refused(lambda: compiled_inside(jit_compile=True), "`jit_compile` must be False")
+averaging = lambda: keras.optimizers.Adam(use_ema=True, ema_overwrite_frequency=2)
+refused(lambda: compiled_inside(averaging), "`ema_overwrite_frequency` must be None")
+adding = lambda: keras.optimizers.Adam(gradient_accumulation_steps=2)
+refused(lambda: compiled_inside(adding), "`gradient_accumulation_steps` must be None")
 """,
 }
 

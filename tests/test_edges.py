@@ -266,6 +266,15 @@ def test_bases_of_part_of_the_line_have_edges(inner):
     assert all(np.isfinite(g).all() for g in tape.gradient(total, flow.trainable_variables))
 
 
+def test_ratios_of_densities_have_edges():
+    flow = Flow(base(), tfb.Chain([tfb.Exp(), coupling()]))
+    ratio = tfp.experimental.distributions.log_prob_ratio
+    x, y = [[1.0, 2.0], [-1.0, 1.0], [1.0, 1.0]], [[2.0, 1.0], [1.0, 1.0], [0.0, 1.0]]
+    found = ratio(flow, x, flow, y)
+    np.testing.assert_array_equal(found[1:], [-INF, INF])
+    np.testing.assert_allclose(found[0], flow.log_prob(x[0]) - flow.log_prob(y[0]), rtol=1e-5)
+
+
 def test_quantiles_of_0_and_1_are_the_ends():
     for layer in (bijectors.Radial(1), bijectors.Elementwise(1, t.MixtureOfLogistics(3))):
         for further, ends in (([], [-INF, INF]), ([tfb.Scale(-2.0)], [-INF, INF])):

@@ -270,5 +270,5 @@ def test_foreign_files_are_clear_errors(victim, tmp_path):
         FlowModel.load(path)
     with pytest.raises(FileNotFoundError, match=r"There is no file '.*absent\.keras'"):
         FlowModel.load(tmp_path / "absent.keras")
-    with pytest.raises(FileNotFoundError, match="There is no file"):
+    with pytest.raises(FileNotFoundError, match="is a folder"):
         FlowModel.load(tmp_path)

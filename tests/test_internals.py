@@ -102,6 +102,17 @@ def test_the_base_of_transformed_distributions():
     assert issubclass(Flow, internals.TransformedDistributionBase)
 
 
+def test_ratios_of_densities_are_found_by_the_class():
+    ratio = tfp.experimental.distributions.log_prob_ratio
+
+    class Fixed(tfd.Normal):
+        pass
+
+    fixed = Fixed(0.0, 1.0)
+    internals.RegisterLogProbRatio(Fixed)(lambda p, x, q, y, name=None: 7.0)
+    assert ratio(fixed, 0.0, fixed, 1.0) == 7.0, mend("RegisterLogProbRatio", "It is not found")
+
+
 def test_prefer_static_gives_numbers_where_shapes_are_known():
     found = []
 

@@ -85,6 +85,20 @@ def test_no_rows(model, conditional):
             method(DATA[:0])
 
 
+def test_weights_of_rows_are_one_number_a_row():
+    model = made()
+    methods = (model.fit, model.evaluate, model.train_on_batch, model.test_on_batch)
+    for method in methods:
+        with pytest.raises(ValueError, match=r"`sample_weight` must have shape \(n,\)"):
+            method(DATA, sample_weight=np.ones((len(DATA), 2)))
+        with pytest.raises(ValueError, match="must have equally many rows"):
+            method(DATA, sample_weight=np.ones(3))
+    column = model.evaluate(DATA, sample_weight=np.full((len(DATA), 1), 2.0), verbose=0)
+    assert column == pytest.approx(2 * model.evaluate(DATA, verbose=0))
+    with pytest.raises(ValueError, match="`validation_freq` must be"):
+        model.fit(DATA, validation_freq=0)
+
+
 def test_one_batch_at_a_time(conditional):
     model = made()
     loss = model.evaluate(DATA, verbose=0)

@@ -89,8 +89,6 @@ def test_a_seed_in_the_place_of_context_says_so(flow, conditional):
                 ValueError, match=r"`context`.*A seed is given by its name: seed=42"
             ):
                 subject.sample(3, seed)
-    with pytest.raises(ValueError, match=r"`context` was given"):
-        flow.sample(3, tf.constant([0, 42]))
     mixture = distributions.ConditionalMixture(2, context_size=2, components=2)
     with pytest.raises(ValueError, match="seed=7"):
         mixture.sample(3, 7)
@@ -322,6 +320,16 @@ def test_meta_distributions_of_flows(flow, conditional):
         assert np.abs(distribution.log_prob(value) - expected).max() < 1e-4, name
         draws = distribution.sample(3, seed=(0, 1))
         assert np.isfinite(draws).all() and np.abs(draws[0] - draws[1]).max() > 1e-3, name
+
+
+def test_meta_distributions_that_give_the_seed_by_its_place(flow, conditional):
+    one, other = (conditional.given([context]) for context in ([0.0, 0.0], [1.0, -1.0]))
+    joined = tfd.BatchConcat([one, other], axis=0)
+    assert joined.sample(3, seed=(0, 1)).shape == (3, 2, 2)
+    seed = tf.constant([0, 1])
+    np.testing.assert_array_equal(flow.sample(3, seed), flow.sample(3, seed=seed))
+    with pytest.raises(ValueError, match="`context` must have shape"):
+        conditional.sample(3, tf.constant([0, 1, 2]))
 
 
 def test_shapes_and_variables_are_those_of_the_parts(flow, conditional):

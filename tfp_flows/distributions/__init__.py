@@ -1,6 +1,6 @@
 """Distributions: `Flow`, bases, densities of rounded data, and the 2-D toys of `datasets`."""
 
-from tfp_flows.distributions import bases
+from tfp_flows.distributions import bases, comparisons  # noqa: F401 (What TFP finds by class.)
 from tfp_flows.distributions.dequantized import Dequantized
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.distributions.mixture import ConditionalMixture

@@ -10,7 +10,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_flows.ops.capabilities import ConditionalDistribution, context_size_of
 from tfp_flows.ops.checks import as_real, check_context
 from tfp_flows.ops.copies import Copyable
-from tfp_flows.ops.seeds import stateless_seed
+from tfp_flows.ops.seeds import is_stateless_seed, stateless_seed
 
 __all__ = ["Conditional", "context_shape_of"]
 
@@ -85,7 +85,13 @@ class Conditional(Copyable, tfd.Distribution):
         seed: Any | None = None,
         name: str = "sample",
     ) -> tf.Tensor:
-        """Draw events `(*sample_shape, D)`, or `(*sample_shape, *batch, D)` given context."""
+        """Draw events `(*sample_shape, D)`, or `(*sample_shape, *batch, D)` given context.
+
+        What takes no context takes a seed of TFP's, a tensor of two integers, in its place: TFP's
+        own distributions hand it to their parts there.
+        """
+        if seed is None and self.context_shape is None and is_stateless_seed(context):
+            context, seed = None, context
         given, seed = self.given(context), stateless_seed(seed)
         if given is self:
             return super().sample(sample_shape, seed=seed, name=name)

@@ -338,19 +338,3 @@ class Flow(Conditional, TransformedDistributionBase):
             y = given[i - 1].inverse(tf.identity(y))
             if chosen[i]:
                 parts[i].adapt(y)
-
-
-@tfd.RegisterKL(Flow, Flow)
-@tfd.RegisterKL(Flow, TransformedDistributionBase)
-@tfd.RegisterKL(TransformedDistributionBase, Flow)
-def _kl(
-    a: TransformedDistributionBase, b: TransformedDistributionBase, name: str | None = None
-) -> tf.Tensor:
-    """That of the bases: through one injective map, which all contexts enter alike, it stays."""
-    embeddings = [flow._embedding if isinstance(flow, Flow) else None for flow in (a, b)]
-    if not (a.bijector == b.bijector and is_injective(a.bijector)) or len({*embeddings}) > 1:
-        raise NotImplementedError(
-            "`kl_divergence` is known of flows over one injective bijector only: estimate it from "
-            f"samples. Received: {a!r} and {b!r}"
-        )
-    return tfd.kl_divergence(a.distribution, b.distribution, name=name)

@@ -1,4 +1,4 @@
-"""What weights mean: the classes and arguments of a distribution and of all that is inside of it."""
+"""What weights mean: classes and arguments of a distribution and of all that is inside of it."""
 
 from __future__ import annotations
 

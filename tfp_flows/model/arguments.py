@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
@@ -14,6 +15,7 @@ __all__ = [
     "check_compile",
     "check_distribution",
     "check_fit",
+    "check_replicas",
     "has_no_rows",
     "require_rows",
 ]
@@ -41,6 +43,25 @@ def check_compile(loss: Any, loss_weights: Any, metrics: Any, weighted_metrics: 
             )
 
 
+def check_replicas(
+    optimizer: keras.optimizers.Optimizer, steps_per_execution: Any, jit_compile: Any
+) -> None:
+    """Raise a ValueError for options with which Keras cannot train several replicas."""
+    emas, accumulates = optimizer.use_ema, optimizer.gradient_accumulation_steps
+    asked = {
+        "steps_per_execution": (steps_per_execution not in (1, "auto"), "1 or 'auto'"),
+        "jit_compile": (jit_compile is True, "False or 'auto'"),
+        "ema_overwrite_frequency": (emas and bool(optimizer.ema_overwrite_frequency), "None"),
+        "gradient_accumulation_steps": (bool(accumulates), "None"),
+    }
+    for name, (is_asked, need) in asked.items():
+        if is_asked:
+            raise ValueError(
+                f"`{name}` must be {need} in a `tf.distribute` strategy of several replicas: Keras "
+                "can do nothing else there."
+            )
+
+
 def check_distribution(distribution: tfd.Distribution) -> None:
     """Raise an error unless it is a distribution of events that a model can be made of."""
     if not isinstance(distribution, tfd.Distribution):
@@ -63,7 +84,12 @@ def check_distribution(distribution: tfd.Distribution) -> None:
         )
 
 
-def check_fit(epochs: int = 1, validation_split: float = 0.0, class_weight: Any = None) -> None:
+def check_fit(
+    epochs: int = 1,
+    validation_split: float = 0.0,
+    class_weight: Any = None,
+    validation_freq: Any = 1,
+) -> None:
     """Raise a ValueError for numbers out of range, and for weights of classes."""
     if class_weight is not None:
         raise ValueError(
@@ -72,6 +98,11 @@ def check_fit(epochs: int = 1, validation_split: float = 0.0, class_weight: Any 
         )
     if epochs < 0:
         raise ValueError(f"`epochs` must be 0 or more. Received: epochs={epochs!r}")
+    if isinstance(validation_freq, int) and validation_freq < 1:
+        raise ValueError(
+            "`validation_freq` must be a number of epochs, 1 or more, or a list of epochs. "
+            f"Received: validation_freq={validation_freq!r}"
+        )
     if not 0 <= validation_split < 1:
         raise ValueError(
             "`validation_split` must be a share of the rows, at least 0 and below 1. "

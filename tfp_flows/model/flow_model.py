@@ -180,23 +180,26 @@ class FlowModel(SavableModel):
           ValueError: a value is not finite or no number, there is only one row, context and events
             have different numbers of rows, a column of the events is constant, or a column's unit
             does not fit the dtype; or "robust" does not fit the flow, or a column half of whose
-            values are equal.
+            values are equal; or context is missing. The model is then as it was before.
         """
+        with variables.kept_on_error(self.variables):
+            self._adapt(x, y, scale=scale)
+
+    def _adapt(self, x: Any, y: Any | None, *, scale: str) -> None:
         if scale not in ("standard", "robust"):
             raise ValueError(f"`scale` must be 'standard' or 'robust'. Received: scale={scale!r}")
         context, events = collect(*check_inputs(x, y)[:2])
         raw = getattr(self.distribution, "needs_raw_data", False)
-        if context is not None and self.context_size is None:
-            raise ValueError("`adapt` was given context, but the distribution takes none.")
+        if context is None or self.context_size is None:
+            self._check_context(context)  # Which is missing, or unwanted, or rightly not there.
         if raw and scale == "robust":
             raise ValueError(
                 "`scale` must be 'standard' for a flow whose last bijector, as a Support or an "
                 "ActNorm, takes data in their own units. Received: scale='robust'"
             )
         name = "x" if context is None else "y"
-        if context is not None:
-            check_rows(context=context, events=events)
-            check_finite(context, "x")
+        check_rows(context=context, events=events)
+        check_finite(context, "x")
         steps = getattr(self.distribution, "steps", None)
         if not raw:
             self.event_standardizer.adapt(events, name, scale=scale)
@@ -246,12 +249,8 @@ class FlowModel(SavableModel):
         self, n: int | Sequence[int] = (), context: Any | None = None, seed: Any | None = None
     ) -> tf.Tensor:
         """Draw events in data units: `(n, D)`, or `(n, *batch, D)` with context `(*batch, C)`."""
-        seed = stateless_seed(seed)
-        if context is None:
-            z = self.distribution.sample(n, seed=seed)
-        else:
-            context = self._standardize_context(context)
-            z = self.distribution.sample(n, context=context, seed=seed)
+        given = {} if context is None else {"context": self._standardize_context(context)}
+        z = self.distribution.sample(n, seed=stateless_seed(seed), **given)
         return self.event_standardizer.inverse(z)
 
     def stages(self, context: Any | None = None) -> list[tfd.Distribution]:
@@ -268,15 +267,14 @@ class FlowModel(SavableModel):
         return flow.stages(None if context is None else self._standardize_context(context))
 
     def _standardize_context(self, context: Any) -> tf.Tensor:
-        context = check_context(
-            check_numbers(context, "context"),
-            self.context_shape,
-            self.event_dtype,
-            f"this {type(self).__name__}",
-        )
+        context = self._check_context(check_numbers(context, "context"))
         if self.context_standardizer is None:
             return context
         return self.context_standardizer(context)
+
+    def _check_context(self, context: Any | None) -> tf.Tensor | None:
+        name = f"this {type(self).__name__}"
+        return check_context(context, self.context_shape, self.event_dtype, name)
 
     def explain_non_finite(self, pairs: Iterator[tuple[Any, Any]]) -> str:
         """Say which layer makes the first value that is not finite, of `(context, x)` pairs."""

@@ -146,7 +146,8 @@ class Likelihood(StepsAtATime):
         Raises:
           ValueError: a loss, weights of losses or metrics are given: all of them compare with
             targets, and a density has none; or the model was made in the scope of a `tf.distribute`
-            strategy, and the optimizer was not.
+            strategy, and the optimizer was not, or has several replicas and options that
+            Keras cannot follow there.
         """
         arguments.check_compile(loss, loss_weights, metrics, weighted_metrics)
         self._chooses_steps = steps_per_execution == "auto"
@@ -160,6 +161,8 @@ class Likelihood(StepsAtATime):
                 auto_scale_loss=auto_scale_loss,
             )
             check_scope([v.value for v in self.optimizer.variables], "`optimizer`")
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            arguments.check_replicas(self.optimizer, steps_per_execution, jit_compile)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()

@@ -20,6 +20,7 @@ from tensorflow_probability import bijectors as tfb
 from tfp_flows import serialization
 from tfp_flows.model.architecture import describe
 from tfp_flows.model.trainer import MaximumLikelihood
+from tfp_flows.model.variables import kept_on_error
 from tfp_flows.ops.files import atomic_write
 from tfp_flows.ops.internals import layers_of
 
@@ -64,7 +65,7 @@ class SavableModel(MaximumLikelihood):
           FileExistsError: the file exists, and `overwrite` is false.
           OSError: the file cannot be written.
         """
-        path = os.fspath(filepath)
+        path = os.fsdecode(filepath)
         if not path.startswith("hf://") and path.endswith(".keras") == (zipped is False):
             raise ValueError(
                 "`filepath` must end in '.keras', or in another way with zipped=False, for a "
@@ -94,7 +95,7 @@ class SavableModel(MaximumLikelihood):
           FileExistsError: the file exists, and `overwrite` is false.
           OSError: the file cannot be written.
         """
-        path = os.fspath(filepath)
+        path = os.fsdecode(filepath)
         if max_shard_size is None and not path.endswith(".weights.h5"):
             raise ValueError(f"`filepath` must end in '.weights.h5'. Received: filepath={path!r}")
         if "://" in path:
@@ -129,13 +130,8 @@ class SavableModel(MaximumLikelihood):
         """
         self.build_optimizer()  # Keras leaves out an optimizer that has no variables yet.
         state = [*self.variables, *(self.optimizer.variables if self.compiled else ())]
-        before = [variable.numpy() for variable in state]
-        try:
+        with kept_on_error(state):
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **options)
-        except BaseException:
-            for variable, value in zip(state, before, strict=True):
-                variable.assign(value)
-            raise
 
     def save_own_variables(self, store: Any) -> None:
         """Add the fixed structure to the weights of the model itself, as hashes of its parts."""
@@ -207,6 +203,11 @@ class SavableModel(MaximumLikelihood):
             else than a FlowModel, or describes one that needs more than `max_numbers`.
         """
         path = Path(path)
+        if path.is_dir():
+            raise FileNotFoundError(
+                f"{str(path)!r} is a folder: `keras.saving.load_model` reads what was saved with "
+                "zipped=False."
+            )
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {str(path)!r}.")
         try:

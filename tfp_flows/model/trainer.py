@@ -69,7 +69,7 @@ class MaximumLikelihood(Likelihood):
             are no data, or nothing to train, or an argument is out of range.
         """
         x, y, sample_weight = check_inputs(x, y, sample_weight)
-        arguments.check_fit(epochs, validation_split, class_weight)
+        arguments.check_fit(epochs, validation_split, class_weight, validation_freq)
         arguments.check_batch_size(batch_size)
         arguments.check_batch_size(validation_batch_size, "validation_batch_size")
         arguments.require_rows(x)
@@ -199,7 +199,7 @@ class MaximumLikelihood(Likelihood):
     ) -> Any:
         """One step on the events `x`, or on `y` given the context `x`."""
         arguments.check_fit(class_weight=class_weight)
-        x, y = self._batch(x, y)
+        x, y, sample_weight = self._batch(x, y, sample_weight)
         self.check_trainable()
         if not self.optimizer.built:  # The first step of all.
             self.initialize_from(pairs(x, y))
@@ -210,22 +210,22 @@ class MaximumLikelihood(Likelihood):
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
         """Mean negative log-likelihood of the events `x`, or of `y` given `x`, in nats."""
-        x, y = self._batch(x, y)
+        x, y, sample_weight = self._batch(x, y, sample_weight)
         return super().test_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """Log-density in nats of every row of `x`, an array or `(context, x)`."""
-        x, _ = self._batch(x, None)
+        x, _, _ = self._batch(x, None, None)
         if self.distribute_strategy.num_replicas_in_sync > 1:  # Each would return all rows.
             rows = len(x[0] if isinstance(x, tuple | list) else x)
             return self.predict(x, batch_size=rows, verbose=0)
         return super().predict_on_batch(x)
 
-    def _batch(self, x: Any, y: Any) -> tuple[Any, Any]:
-        x, y, _ = check_inputs(x, y)
+    def _batch(self, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+        x, y, sample_weight = check_inputs(x, y, sample_weight)
         arguments.require_rows(x)
-        self._check_shapes(x, y)
-        return x, y
+        self._check_shapes(x, y, sample_weight)
+        return x, y, sample_weight
 
     def _check_shapes(self, x: Any, y: Any = None, sample_weight: Any = None) -> None:
         """Raise a ValueError unless arrays have the shapes of context and events."""
@@ -242,6 +242,11 @@ class MaximumLikelihood(Likelihood):
                 raise ValueError(
                     f"The {what} must have shape ({need}). Received: shape={np.shape(array)}"
                 )
+        shape = np.shape(sample_weight) if is_array(sample_weight) else (0,)
+        if len(shape) != 1 and shape[1:] != (1,):
+            raise ValueError(
+                f"`sample_weight` must have shape (n,), one number a row. Received: shape={shape}"
+            )
         check_rows(context=context, events=events, sample_weight=sample_weight)
 
     @contextlib.contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-__all__ = ["adopt", "find"]
+__all__ = ["adopt", "find", "kept_on_error"]
 
 
 def find(distribution: tfp.distributions.Distribution) -> list[tf.Variable]:
@@ -54,3 +57,15 @@ def adopt(variables: list[tf.Variable]) -> list[keras.Variable]:
             )
         adopted.append(twin)
     return adopted
+
+
+@contextlib.contextmanager
+def kept_on_error(variables: Sequence[keras.Variable]) -> Iterator[None]:
+    """If this block raises, give the variables the values back that they had before."""
+    before = [variable.numpy() for variable in variables]
+    try:
+        yield
+    except BaseException:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        raise

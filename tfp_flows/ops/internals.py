@@ -24,6 +24,7 @@ from tensorflow.python.ops import control_flow_util_v2 as _control_flow_util_v2
 # that are not composite tensors, as ours are not: the bases of the public classes.
 from tensorflow_probability.python.bijectors.chain import _Chain as ChainBase
 from tensorflow_probability.python.bijectors.invert import _Invert as InvertBase
+from tensorflow_probability.python.distributions.log_prob_ratio import RegisterLogProbRatio
 from tensorflow_probability.python.distributions.transformed_distribution import (
     _TransformedDistribution as TransformedDistributionBase,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "BuiltModel",
     "ChainBase",
     "InvertBase",
+    "RegisterLogProbRatio",
     "TransformedDistributionBase",
     "adam_slots",
     "convert_nonref_to_tensor",

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfp_flows.ops.internals import in_vectorized_map
 
-__all__ = ["check_seed", "derived_seed", "stateless_seed"]
+__all__ = ["check_seed", "derived_seed", "is_stateless_seed", "stateless_seed"]
 
 
 def check_seed(seed: int | None) -> int | None:
@@ -39,6 +39,11 @@ def stateless_seed(seed: Any | None) -> Any | None:
     if isinstance(seed, numbers.Integral) and not in_vectorized_map():
         return tf.constant([0, int(seed) % 2**31], tf.int32)
     return seed
+
+
+def is_stateless_seed(seed: Any) -> bool:
+    """Whether it is a tensor of two integers, as TFP makes of any seed."""
+    return tf.is_tensor(seed) and seed.dtype == tf.int32 and seed.shape == (2,)
 
 
 def derived_seed(seed: int | None, index: int) -> int | None:
