@@ -99,6 +99,16 @@ def test_hessians(family, direction):
     assert_close(forward_mode(value)(X), gradient_of(value)(X))
 
 
+@pytest.mark.parametrize(
+    ("family", "direction"),
+    [("maf", "forward"), ("autoregressive_spline", "forward"), ("neural_spline", "log_prob")],
+)
+def test_forward_mode_within_a_function(family, direction):
+    """Where the pieces are that XLA compiles."""
+    value = value_of(family, direction)
+    assert_close(tf.function(forward_mode(value))(X), gradient_of(value)(X))
+
+
 @pytest.mark.parametrize("family", ["real_nvp", "neural_spline"])
 def test_hessians_without_a_loop(family):
     """`experimental_use_pfor` and `tf.vectorized_map` rewrite every operation for a batch."""

@@ -17,7 +17,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_flows.ops.internals import in_while_loop, in_xla, stop_recording
+from tfp_flows.ops.internals import (
+    count_accumulators,
+    in_while_loop,
+    in_xla,
+    stop_recording,
+)
 
 __all__ = ["call_compiled", "without_xla"]
 
@@ -57,6 +62,8 @@ def call_compiled(
         one upstream gradient for every result; by default, that of automatic differentiation.
     """
     static_shapes = [tensor.shape for tensor in tensors]
+    if count_accumulators(*tensors):  # Forward mode does not follow what is not recorded.
+        return function(key, *tensors)
     if in_while_loop():  # Where a gradient of one's own has no second derivative.
         return _call(function, key, tensors, static_shapes, shapes)
     if gradient is None:
