@@ -1,6 +1,7 @@
 """The package as a whole: public names, the direction of imports, and what importing it does."""
 
 import ast
+import collections
 import importlib
 import os
 import re
@@ -218,3 +219,17 @@ def test_another_keras_is_one_clear_error(environment, message):
     last = done.stderr.strip().splitlines()[-1]
     assert re.search(f"^ImportError: tfp_flows {message}", last), done.stderr[-500:]
     assert "During handling" not in done.stderr
+
+
+def test_every_test_file_is_in_one_part_of_make_test():
+    root = Path(__file__).parents[1]
+    makefile = (root / "Makefile").read_text(encoding="utf-8")
+    parts = re.findall(r"^\t\$\(PYTEST\) (\S+)(.*)$", makefile, re.MULTILINE)
+    found = collections.Counter()
+    for pattern, options in parts:
+        files = {path.name for path in root.glob(pattern)}
+        ignored = re.findall(r"--ignore tests/(\S+)", options)
+        # Of two halves of one file, the second says "not".
+        halves = "-k" in options and "not" not in options
+        found.update(set() if halves else files - set(ignored))
+    assert found == {path.name: 1 for path in (root / "tests").glob("test_*.py")}
