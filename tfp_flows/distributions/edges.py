@@ -16,8 +16,9 @@ from tensorflow_probability import distributions as tfd
 from tfp_flows.bijectors.base import Bijector
 from tfp_flows.distributions.chain import flatten_chain
 from tfp_flows.distributions.conditional import Conditional
+from tfp_flows.networks.conditioner import Conditioner
 from tfp_flows.ops.capabilities import has_closed_inverse, is_formula, is_learned
-from tfp_flows.ops.internals import is_injective
+from tfp_flows.ops.internals import InvertBase, is_injective
 
 __all__ = ["has_edges", "inverse_within", "is_below_fold", "with_edges", "without_infinite"]
 
@@ -87,8 +88,14 @@ def inverse_within(
 
 
 def has_edges(part: tfb.Bijector) -> bool:
-    """Whether a part may have edges that it does not see to itself, as those of this package do."""
-    if not is_injective(part) or part.is_constant_jacobian or has_closed_inverse(part):
+    """Whether a part may have edges that it does not see to itself, as those of this package do.
+
+    Of parts with a network, which would run twice, that is not asked.
+    """
+    while isinstance(part, InvertBase):
+        part = part.bijector
+    networks = any(isinstance(inside, Conditioner) for inside in part.submodules)
+    if not is_injective(part) or networks or part.is_constant_jacobian or has_closed_inverse(part):
         return False
     return is_formula(part) or not (is_learned(part) or isinstance(part, Bijector))
 
