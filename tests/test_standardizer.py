@@ -91,7 +91,7 @@ def test_what_adapt_cannot_use_is_an_error():
         model.adapt(CONTEXTS)
     with pytest.raises(ValueError, match="`x` must have two rows or more"):
         model.adapt(DATA[:1])
-    with pytest.raises(ValueError, match="`adapt` was given context"):
+    with pytest.raises(ValueError, match="`context` was given"):
         model.adapt(CONTEXTS, DATA)
     with pytest.raises(ValueError, match=r"`x` must be finite.*row 3, column 1"):
         model.adapt(holed(3, 1))

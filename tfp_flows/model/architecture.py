@@ -43,7 +43,7 @@ def _describe(obj: Any, seen: dict[int, int]) -> Any:
         return obj
     if isinstance(obj, tf.Variable):
         return ["Variable", obj.shape.as_list()]
-    if isinstance(obj, bool | int | float | np.ndarray | np.generic) or tf.is_tensor(obj):
+    if isinstance(obj, bool | int | float | np.ndarray | np.generic | tf.Tensor):
         return _numbers(obj)
     if isinstance(obj, tf.TensorShape):
         return [float(size) for size in obj.as_list()]
