@@ -266,6 +266,32 @@ def test_bases_of_part_of_the_line_have_edges(inner):
     assert all(np.isfinite(g).all() for g in tape.gradient(total, flow.trainable_variables))
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        lambda: tfd.Sample(tfd.Exponential(1.0), 2),
+        lambda: tfd.Sample(tfd.Gamma(2.0, 1.0), 2),
+        lambda: tfd.MixtureSameFamily(
+            tfd.Categorical([0.0, 0.0]), tfd.Independent(tfd.Gamma([[2.0] * 2, [3.0] * 2], 1.0), 1)
+        ),
+        lambda: tfd.Sample(tfd.InverseGamma(2.0, 1.0), 2),
+        lambda: tfd.Sample(tfd.LogNormal(0.0, 1.0), 2),
+    ],
+)
+def test_bases_made_of_scalars_have_edges(inner):
+    flow = Flow(inner(), tfb.Shift(1.0))
+    found = flow.log_prob([[1.5, 2.0], [0.5, 2.0], [1.0, 2.0]])
+    assert np.isfinite(found[0]) and found[1] == -INF and not np.isnan(found[2])
+
+
+def test_bases_without_edges_are_as_in_tfp():
+    proportions = tfd.Dirichlet([1.0, 2.0, 3.0])
+    for inner, y in ((proportions, [0.4, 0.6, 1.0]), (tfd.VonMises(0.0, 1.0), [4.3, 5.0])):
+        plain = tfd.TransformedDistribution(inner, tfb.Scale(2.0))
+        flow = Flow(inner, tfb.Scale(2.0))
+        np.testing.assert_allclose(flow.log_prob(y), plain.log_prob(y), rtol=1e-5)
+
+
 def test_ratios_of_densities_have_edges():
     flow = Flow(base(), tfb.Chain([tfb.Exp(), coupling()]))
     ratio = tfp.experimental.distributions.log_prob_ratio

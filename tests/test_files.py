@@ -302,6 +302,24 @@ def test_weights_that_fit_but_mean_something_else_are_refused(other, tmp_path):
         spline(**other).load_weights(path)
 
 
+def test_weights_of_layers_and_variables_of_ones_own_come_back(tmp_path):
+    """Keras counts up the names of layers, and a file makes another class of such variables."""
+
+    def made():
+        inputs = keras.Input((2,))
+        functional = keras.Model(inputs, keras.layers.Dense(5, "tanh")(inputs))
+        scale = tfp.util.TransformedVariable([1.0, 2.0, 3.0, 4.0], tfb.Softplus())
+        return chain(bijectors.Coupling(4, AFFINE, functional), tfb.Scale(scale))
+
+    one, other = made(), made()
+    one.adapt(X)
+    one.save_weights(tmp_path / "f.weights.h5")
+    one.save(tmp_path / "f.keras")
+    other.load_weights(tmp_path / "f.weights.h5")
+    np.testing.assert_array_equal(other.log_prob(X), one.log_prob(X))
+    np.testing.assert_array_equal(FlowModel.load(tmp_path / "f.keras").log_prob(X), one.log_prob(X))
+
+
 @pytest.mark.parametrize("kind", STRUCTURES)
 def test_weights_of_another_structure_are_refused(kind, tmp_path):
     one, other, same = (STRUCTURES[kind](seed) for seed in (0, 1, 0))

@@ -18,9 +18,14 @@ from tfp_flows.distributions.chain import flatten_chain
 from tfp_flows.distributions.conditional import Conditional
 from tfp_flows.networks.conditioner import Conditioner
 from tfp_flows.ops.capabilities import has_closed_inverse, is_formula, is_learned
-from tfp_flows.ops.internals import InvertBase, is_injective
+from tfp_flows.ops.internals import InvertBase, TransformedDistributionBase, is_injective
 
 __all__ = ["has_edges", "inverse_within", "is_below_fold", "with_edges", "without_infinite"]
+
+
+# Distributions of TFP made of those of scalars, and those that give NaN where their density is 0.
+_OF_SCALARS = (tfd.Independent, tfd.Sample, tfd.MixtureSameFamily)
+_NAN_AT_THE_ENDS = (TransformedDistributionBase, tfd.InverseGamma, tfd.InverseGaussian)
 
 
 def with_edges(bijector: tfb.Bijector, base: tfd.Distribution) -> tfb.Bijector:
@@ -33,7 +38,7 @@ def with_edges(bijector: tfb.Bijector, base: tfd.Distribution) -> tfb.Bijector:
     edged = [_Edged(part) if has_edges(part) else part for part in parts]
     support = _support(base)
     if support is not None:
-        edged.append(_Within(support))
+        edged.append(support)
     return bijector if edged == parts else tfb.Chain(edged)
 
 
@@ -124,18 +129,25 @@ class _Edged(Bijector):
 
 
 class _Within(Bijector):
-    """The identity, with a log-determinant of `-inf` where a map has no inverse."""
+    """The identity, with a log-determinant of `-inf` where a map has no inverse.
+
+    Args:
+      support: a map of all numbers to those that are inside.
+      ends: whether the ends of the support, to which it takes infinity, count as inside.
+    """
 
     independent_over_batch = True
 
-    def __init__(self, support: tfb.Bijector):
-        self.support = support
-        parameters = {"support": support}
+    def __init__(self, support: tfb.Bijector, ends: bool):
+        self.support, self.ends = support, ends
+        parameters = {"support": support, "ends": ends}
         super().__init__(forward_min_event_ndims=0, parameters=parameters, name="within")
 
     def _inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         at = tf.stop_gradient(y)
-        outside = tf.math.is_nan(self.support.inverse(at)) & ~tf.math.is_nan(at)
+        back = self.support.inverse(at)
+        outside = tf.math.is_nan(back) if self.ends else ~tf.math.is_finite(back)
+        outside &= ~tf.math.is_nan(at)
         x = tf.where(outside, tf.stop_gradient(self.support.forward(tf.zeros_like(y))), y)
         return x, tf.where(outside, tf.constant(-math.inf, y.dtype), tf.zeros_like(y))
 
@@ -143,17 +155,21 @@ class _Within(Bijector):
         raise NotImplementedError("A support is for densities, which start from events.")
 
 
-def _support(base: tfd.Distribution) -> tfb.Bijector | None:
-    """A map of all numbers to the support of each column, where that is a part of them."""
-    if isinstance(base, Conditional):  # Which has edges of its own.
+def _support(base: tfd.Distribution) -> _Within | None:
+    """The support of each column of the base, where that is a part of all numbers."""
+    while isinstance(base, _OF_SCALARS):
+        mixture = isinstance(base, tfd.MixtureSameFamily)
+        base = base.components_distribution if mixture else base.distribution
+    # Flows have edges of their own, and circles have none.
+    if isinstance(base, Conditional | tfd.VonMises) or base.event_shape != ():
         return None
     try:
         space = base.experimental_default_event_space_bijector()
     except NotImplementedError:
         return None
-    if not isinstance(space, tfb.Bijector) or space.forward_min_event_ndims != 0:
+    if space is None or isinstance(space, tfb.Identity) or is_learned(space):
         return None
-    return None if isinstance(space, tfb.Identity) or is_learned(space) else space
+    return _Within(space, ends=not isinstance(base, _NAN_AT_THE_ENDS))
 
 
 def _inside_point(part: tfb.Bijector, y: tf.Tensor) -> tf.Tensor:

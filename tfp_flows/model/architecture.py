@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_flows.bijectors.transformers import Transformer
-from tfp_flows.ops.internals import deferred_transform
+from tfp_flows.ops.internals import deferred_transform, layers_of
 
 __all__ = ["describe"]
 
@@ -20,7 +20,9 @@ _WITHOUT_EFFECT = {
     "allow_nan_stats",
     "dtype",
     "graph_parents",
+    "input_layers",
     "name",
+    "output_layers",
     "rate",
     "seed",
     "trainable",
@@ -58,7 +60,10 @@ def _describe(obj: Any, seen: dict[int, int]) -> Any:
     if id(obj) in seen:  # What is shared is described once.
         return ["seen", seen[id(obj)]]
     seen[id(obj)] = len(seen)
-    return [type(obj).__name__.lstrip("_"), _describe(_arguments(obj), seen)]
+    # A `TransformedVariable` is one too, and is read as such from files.
+    deferred = isinstance(obj, tfp.util.DeferredTensor)
+    name = "DeferredTensor" if deferred else type(obj).__name__.lstrip("_")
+    return [name, _describe(_arguments(obj), seen)]
 
 
 def _arguments(obj: Any) -> Any:
@@ -69,19 +74,20 @@ def _arguments(obj: Any) -> Any:
     if isinstance(obj, _PARTS):
         return obj.get_config() if hasattr(obj, "get_config") else dict(obj.parameters)
     if isinstance(obj, keras.layers.Layer):
-        return _plain(obj.get_config())
+        # One by one: how they are connected stands in configs by names, which Keras counts up.
+        return [[type(layer).__name__, _plain(layer.get_config())] for layer in layers_of(obj)]
     return None
 
 
-def _plain(config: Any) -> Any:
-    """The config of a layer, without what Keras says of modules, of building and of sharing."""
-    if isinstance(config, dict):
-        left_out = {"build_config", "module", "registered_name", "shared_object_id"}
-        return {name: _plain(value) for name, value in config.items() if name not in left_out}
-    if isinstance(config, list | tuple):
-        return [_plain(item) for item in config]
-    known = isinstance(config, bool | int | float | str)
-    return config if known else None
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a layer's config is a number, a text, or a list of such."""
+    known = (bool, int, float, str, type(None))
+    return {
+        name: value
+        for name, value in config.items()
+        if isinstance(value, known)
+        or (isinstance(value, list | tuple) and all(isinstance(item, known) for item in value))
+    }
 
 
 def _numbers(obj: Any) -> Any:

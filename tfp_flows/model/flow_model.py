@@ -315,6 +315,7 @@ class FlowModel(SavableModel):
         # Layers come before their sublayers, whose flags they overwrite.
         for layer, trainable in zip(layers_of(model), config["trainable_layers"], strict=True):
             layer.trainable = trainable
+        model._is_from_config = True
         return model
 
     def get_compile_config(self) -> dict[str, Any] | None:
