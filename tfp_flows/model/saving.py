@@ -130,6 +130,7 @@ class SavableModel(MaximumLikelihood):
             activations make it, or of other masks, orders or permutations, as another seed makes
             them; or the file is damaged. The weights are then as before.
         """
+        self._is_from_config = False  # The file need not be that of the config.
         self.build_optimizer()  # Keras leaves out an optimizer that has no variables yet.
         state = [*self.variables, *(self.optimizer.variables if self.compiled else ())]
         with kept_on_error(state):
