@@ -276,6 +276,7 @@ def test_bases_of_part_of_the_line_have_edges(inner):
         ),
         lambda: tfd.Sample(tfd.InverseGamma(2.0, 1.0), 2),
         lambda: tfd.Sample(tfd.LogNormal(0.0, 1.0), 2),
+        lambda: tfd.Blockwise([tfd.Gamma(2.0, 1.0), tfd.Normal(0.0, 1.0)]),
     ],
 )
 def test_bases_made_of_scalars_have_edges(inner):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from helpers import normal
 from tensorflow_probability import distributions as tfd
 
-from tfp_flows import FlowModel, flows
+from tfp_flows import Flow, FlowModel, bases, bijectors, flows
 
 DATA = normal(24, 2)
 CONTEXTS = normal(24, 1, seed=1)
@@ -80,7 +80,9 @@ def test_no_rows(model, conditional):
     assert conditional.predict((CONTEXTS[:0], DATA[:0]), verbose=0).shape == (0,)
     nothing = tf.data.Dataset.from_tensor_slices(DATA[:0]).batch(4)
     assert model.predict(nothing, verbose=0).shape == (0,)
-    for method in (model.fit, model.evaluate, model.train_on_batch, model.test_on_batch):
+    normalized = FlowModel(Flow(bases.normal(2), bijectors.ActNorm(2)))
+    methods = (model.fit, model.evaluate, model.train_on_batch, model.test_on_batch)
+    for method in (*methods, model.adapt, normalized.adapt):
         with pytest.raises(ValueError, match="`x` must have one row or more"):
             method(DATA[:0])
 
@@ -91,6 +93,11 @@ def test_weights_of_rows_are_one_number_a_row():
     for method in methods:
         with pytest.raises(ValueError, match=r"`sample_weight` must have shape \(n,\)"):
             method(DATA, sample_weight=np.ones((len(DATA), 2)))
+        with pytest.raises(ValueError, match=r"`sample_weight` must have shape \(n,\)"):
+            method(DATA, sample_weight=2.0)
+    wide = tf.data.Dataset.from_tensors((DATA, None, np.ones((len(DATA), 2))))
+    with pytest.raises(ValueError, match=r"`sample_weight` must have shape \(n,\)"):
+        model.fit(wide, verbose=0)
         with pytest.raises(ValueError, match="must have equally many rows"):
             method(DATA, sample_weight=np.ones(3))
     column = model.evaluate(DATA, sample_weight=np.full((len(DATA), 1), 2.0), verbose=0)

@@ -94,6 +94,22 @@ def test_a_seed_in_the_place_of_context_says_so(flow, conditional):
         mixture.sample(3, 7)
 
 
+def test_an_integer_seed_of_any_kind_is_that_integer(flow):
+    expected = flow.sample(3, seed=42)
+    for seed in (np.int64(42), np.array(42), tf.constant(42)):
+        np.testing.assert_array_equal(flow.sample(3, seed=seed), expected)
+
+
+def test_sizes_may_be_integers_of_numpy(flow, tmp_path):
+    sizes = {"layers": np.int64(2), "hidden_units": (np.int32(4),)}
+    made = FlowModel(flows.real_nvp(np.int64(2), **sizes, seed=np.int64(0)))
+    made.save(tmp_path / "sizes.keras")
+    again = FlowModel.load(tmp_path / "sizes.keras")
+    x = normal(5, 2)
+    np.testing.assert_array_equal(again.log_prob(x), made.log_prob(x))
+    np.testing.assert_array_equal(made.log_prob(x), flows.real_nvp(2, **SMALL).log_prob(x))
+
+
 @pytest.mark.parametrize(
     "cast",
     [

@@ -117,6 +117,8 @@ class _Writer:
             return {"kind": "tuple", "items": obj.as_list()}
         if isinstance(obj, keras.DTypePolicy):
             return {"kind": "policy", "name": obj.name}
+        if isinstance(obj, np.integer | np.bool_):
+            return self.write(obj.item(), path)
         if id(obj) in self._seen:
             return {"kind": "seen", "id": self._seen[id(obj)]}
         number = self._seen[id(obj)] = len(self._seen)

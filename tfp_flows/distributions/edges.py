@@ -155,11 +155,17 @@ class _Within(Bijector):
         raise NotImplementedError("A support is for densities, which start from events.")
 
 
-def _support(base: tfd.Distribution) -> _Within | None:
+def _support(base: tfd.Distribution) -> tfb.Bijector | None:
     """The support of each column of the base, where that is a part of all numbers."""
     while isinstance(base, _OF_SCALARS):
         mixture = isinstance(base, tfd.MixtureSameFamily)
         base = base.components_distribution if mixture else base.distribution
+    if isinstance(base, tfd.Blockwise) and isinstance(base.distributions, list | tuple):
+        supports = [_support(part) for part in base.distributions]
+        if all(support is None for support in supports):
+            return None
+        sizes = [part.event_shape.num_elements() for part in base.distributions]
+        return tfb.Blockwise([support or tfb.Identity() for support in supports], sizes)
     # Flows have edges of their own, and circles have none.
     if isinstance(base, Conditional | tfd.VonMises) or base.event_shape != ():
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,6 +17,7 @@ __all__ = [
     "check_distribution",
     "check_fit",
     "check_replicas",
+    "check_weight_shape",
     "has_no_rows",
     "require_rows",
 ]
@@ -118,6 +120,15 @@ def check_batch_size(batch_size: Any, name: str = "batch_size") -> None:
         or batch_size < 1
     ):
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={batch_size!r}")
+
+
+def check_weight_shape(shape: Sequence[int | None]) -> None:
+    """Raise a ValueError unless it is that of one number a row."""
+    if len(shape) != 1 and tuple(shape[1:]) != (1,):
+        raise ValueError(
+            "`sample_weight` must have shape (n,), one number a row. "
+            f"Received: shape={tuple(shape)}"
+        )
 
 
 def has_no_rows(x: Any) -> bool:

@@ -73,6 +73,7 @@ class Likelihood(StepsAtATime):
         """
         loss, replicas = -y_pred, replica_count()
         if sample_weight is not None:
+            arguments.check_weight_shape(sample_weight.shape)
             loss *= tf.reshape(tf.cast(sample_weight, loss.dtype), tf.shape(loss))
         if replicas == 1:
             loss = tf.reduce_mean(loss)

@@ -242,11 +242,8 @@ class MaximumLikelihood(Likelihood):
                 raise ValueError(
                     f"The {what} must have shape ({need}). Received: shape={np.shape(array)}"
                 )
-        shape = np.shape(sample_weight) if is_array(sample_weight) else (0,)
-        if len(shape) != 1 and shape[1:] != (1,):
-            raise ValueError(
-                f"`sample_weight` must have shape (n,), one number a row. Received: shape={shape}"
-            )
+        if is_array(sample_weight) or np.isscalar(sample_weight):
+            arguments.check_weight_shape(np.shape(sample_weight))
         check_rows(context=context, events=events, sample_weight=sample_weight)
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,10 +17,10 @@ __all__ = ["as_real", "check_context", "floating", "permutation", "positive_int"
 
 def positive_int(value: int, name: str) -> int:
     """Return `value`; raise a ValueError that names it unless it is a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
     check_size(value)
-    return value
+    return int(value)
 
 
 def floating(dtype: str | tf.DType) -> tf.DType:

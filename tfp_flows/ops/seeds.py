@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfp_flows.ops.internals import in_vectorized_map
@@ -36,6 +37,10 @@ def stateless_seed(seed: Any | None) -> Any | None:
             "`seed` must be an integer, a seed of TFP's, a pair of integers, or None. "
             f"Received: seed={seed!r}"
         )
+    if isinstance(seed, tf.Tensor) and seed.shape == () and seed.dtype.is_integer:
+        return tf.stack([0, tf.cast(tf.cast(seed, tf.int64) % 2**31, tf.int32)])
+    if isinstance(seed, np.ndarray) and seed.shape == () and seed.dtype.kind in "iu":
+        seed = int(seed)
     if isinstance(seed, numbers.Integral) and not in_vectorized_map():
         return tf.constant([0, int(seed) % 2**31], tf.int32)
     return seed
