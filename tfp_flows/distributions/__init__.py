@@ -3,7 +3,20 @@
 from tfp_flows.distributions import bases, comparisons  # noqa: F401 (What TFP finds by class.)
 from tfp_flows.distributions.dequantized import Dequantized
 from tfp_flows.distributions.flow import Flow
+from tfp_flows.distributions.gaussian_mixture import GaussianMixture
+from tfp_flows.distributions.kernel_density import KernelDensity
 from tfp_flows.distributions.mixture import ConditionalMixture
 from tfp_flows.distributions.resampled import Resampled
+from tfp_flows.distributions.stacked import Stacked, stacking_weights
 
-__all__ = ["ConditionalMixture", "Dequantized", "Flow", "Resampled", "bases"]
+__all__ = [
+    "ConditionalMixture",
+    "Dequantized",
+    "Flow",
+    "GaussianMixture",
+    "KernelDensity",
+    "Resampled",
+    "Stacked",
+    "bases",
+    "stacking_weights",
+]

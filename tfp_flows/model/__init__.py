@@ -1,7 +1,8 @@
 """FlowModel: any TFP distribution as a Keras 3 model."""
 
 from tfp_flows.model.flow_model import FlowModel
+from tfp_flows.model.stacking import stack
 from tfp_flows.model.standardizer import ConstantColumnWarning, OutlierWarning
 from tfp_flows.model.ties import TiedValuesWarning
 
-__all__ = ["ConstantColumnWarning", "FlowModel", "OutlierWarning", "TiedValuesWarning"]
+__all__ = ["ConstantColumnWarning", "FlowModel", "OutlierWarning", "TiedValuesWarning", "stack"]

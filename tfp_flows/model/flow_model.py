@@ -226,7 +226,7 @@ class FlowModel(SavableModel):
         if scale == "robust":  # Else ActNorm and LU would bring the outliers' scale back.
             events = tf.clip_by_value(events, -_FAR_OUT, _FAR_OUT)
         if context is not None:
-            context = self._standardize_context(context)
+            context = self.standardize_context(context)
         self.distribution.adapt(events, context, again=again)
 
     def initialize_from(self, pairs: Iterator[tuple[Any, Any]]) -> None:
@@ -239,7 +239,7 @@ class FlowModel(SavableModel):
         """Log-density in nats at events `x` in data units, given `context`, in data units too."""
         x = check_numbers(x, "x")
         z = self.event_standardizer(tf.convert_to_tensor(x, dtype_hint=self.event_dtype))
-        given = {} if context is None else {"context": self._standardize_context(context)}
+        given = {} if context is None else {"context": self.standardize_context(context)}
         if self.memory == "reversible":
             log_prob = reversible.log_prob(self.distribution, z, **given)
         else:
@@ -250,7 +250,7 @@ class FlowModel(SavableModel):
         self, n: int | Sequence[int] = (), context: Any | None = None, seed: Any | None = None
     ) -> tf.Tensor:
         """Draw events in data units: `(n, D)`, or `(n, *batch, D)` with context `(*batch, C)`."""
-        given = {} if context is None else {"context": self._standardize_context(context)}
+        given = {} if context is None else {"context": self.standardize_context(context)}
         z = self.distribution.sample(n, seed=stateless_seed(seed), **given)
         return self.event_standardizer.inverse(z)
 
@@ -265,9 +265,10 @@ class FlowModel(SavableModel):
             raise TypeError(f"`stages` needs a distribution with a bijector. Received: {flow!r}")
         if not isinstance(flow, Flow):
             flow = Flow(flow.distribution, flow.bijector)
-        return flow.stages(None if context is None else self._standardize_context(context))
+        return flow.stages(None if context is None else self.standardize_context(context))
 
-    def _standardize_context(self, context: Any) -> tf.Tensor:
+    def standardize_context(self, context: Any) -> tf.Tensor:
+        """Context in data units, checked, in the units that the distribution takes."""
         context = self._check_context(check_numbers(context, "context"))
         if self.context_standardizer is None:
             return context
@@ -281,7 +282,7 @@ class FlowModel(SavableModel):
         """Say which layer makes the first value that is not finite, of `(context, x)` pairs."""
         standardized = (
             (
-                None if context is None else self._standardize_context(context),
+                None if context is None else self.standardize_context(context),
                 self.event_standardizer(x),
             )
             for context, x in pairs
