@@ -1,5 +1,6 @@
 """The command line: what it writes, and the one line it says about whatever is wrong."""
 
+import io
 import os
 import subprocess
 import sys
@@ -11,11 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from tfp_flows import FlowModel
-from tfp_flows.cli import app
-from tfp_flows.model import ConstantColumnWarning
+from tfp_flows.model import ConstantColumnWarning, unstack
+from tfp_flows_cli import app
+from tfp_flows_cli.report import report
 
 ROOT = Path(__file__).parents[1]
-QUICK = ["--epochs", "2", "--layers", "2", "--hidden", "4"]
+QUICK = ["--flow", "real_nvp", "--epochs", "2", "--layers", "2", "--hidden", "4", "--members", "1"]
 
 
 def run(*arguments):
@@ -61,11 +63,11 @@ def test_fit_writes_model_history_and_pictures_and_reports_likelihoods(fitted):
     pictures = {"density.png", "stages.png", "samples.png", "marginals.png", "history.png"}
     assert {path.name for path in out.iterdir()} == {
         *pictures,
-        *("flow.keras", "flow.json", "history.csv"),
+        *("flow.keras", "member-1.keras", "flow.json", "history.csv"),
     }
     assert all((out / name).stat().st_size > 1000 for name in pictures)
     assert len(pd.read_csv(out / "history.csv")) == 2
-    for line in ("held-out rows in nats", "neural_spline flow", "Gaussian, full", "kernel density"):
+    for line in ("held-out rows, in nats", "real_nvp flow", "Gaussian  ", "kernel density"):
         assert line in text
 
 
@@ -91,7 +93,7 @@ def test_score_is_log_prob_for_every_kind_of_file(fitted, folder, ending):
     model = FlowModel.load(out / "flow.keras" if out.is_dir() else out)
     expected = model.log_prob(table[["height", "weight"]].to_numpy())
     written = pd.read_csv(scores)
-    assert list(written) == ["log_prob"]
+    assert list(written) == ["log_prob", "quantile"][: 1 + out.is_dir()]
     np.testing.assert_allclose(written["log_prob"], expected, rtol=1e-5)
 
 
@@ -115,7 +117,8 @@ def test_a_fit_given_context(conditional, folder):
     scores = run("score", out, folder / "people.csv").output.strip().splitlines()
     model, table = FlowModel.load(out / "flow.keras"), make_table()
     expected = model.log_prob(table[["height", "weight"]], table[["age"]])
-    np.testing.assert_allclose([float(s) for s in scores[1:]], expected, rtol=1e-4)
+    found = [float(line.split(",")[0]) for line in scores[1:]]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_a_class_may_be_absent_among_the_rows_for_training(folder):
@@ -143,11 +146,11 @@ def test_resume_goes_on_where_the_fit_ended(folder):
     out = folder / "resumed"
     command = ["fit", folder / "people.csv", "--columns", "height,weight", "--out", out]
     assert run(*command, *QUICK).exit_code == 0
-    before = FlowModel.load(out / "flow.keras").optimizer.iterations.numpy()
+    before = FlowModel.load(out / "member-1.keras").optimizer.iterations.numpy()
     result = run("fit", folder / "people.csv", "--out", out, "--resume", "--epochs", 4)
     assert result.exit_code == 0, result.output
     assert pd.read_csv(out / "history.csv")["epoch"].tolist() == [0, 1, 2, 3]
-    assert FlowModel.load(out / "flow.keras").optimizer.iterations.numpy() > before > 0
+    assert FlowModel.load(out / "member-1.keras").optimizer.iterations.numpy() > before > 0
     result = run("fit", folder / "people.csv", "--out", out, "--resume", "--columns", "weight")
     assert result.exit_code == 1 and "--columns cannot change" in result.stderr
 
@@ -204,6 +207,42 @@ BAD_TABLES = {
     "epochs": (table_with("age", 3), ["--epochs", "0"], "--epochs must be"),
     "no file": (lambda path: path.with_name("nothing.csv"), [], "There is no file"),
     "ending": (other_file("table.xls", b"x"), [], "must end in one of .csv"),
+    "dependent": (
+        csv("a,b,c\n" + "".join(f"{i},{i * i},{i + i * i}\n" for i in range(9))),
+        [],
+        "'c' is a linear function of 'a', 'b'",
+    ),
+    "the same twice": (
+        csv("a,b\n" + "".join(f"{i * i},{i * i}\n" for i in range(9))),
+        [],
+        "--exclude b",
+    ),
+    "truth values": (
+        csv("a,b\n" + "1.5,True\n2,False\n3,True\n" * 3),
+        [],
+        "column 'b' holds truth values",
+    ),
+    "categories": (
+        csv("a,b\n" + "1.5,red\n2,blue\n3,red\n" * 3),
+        [],
+        "column 'b' holds text such as 'red'",
+    ),
+    "ids": (
+        csv("a,b\n" + "".join(f"{i * i},{2**62 + i}\n" for i in range(9))),
+        [],
+        "column 'b' differs in no digit",
+    ),
+    "degrees": (
+        csv("a,b\n" + "".join(f"{i * 20},{i * i}\n" for i in range(9))),
+        ["--flow", "circular_spline"],
+        "give --degrees",
+    ),
+    "a comma too many": (csv("a,b\n1,2,3\n4,5,6\n"), [], "row 1 has 3 fields"),
+    "encoding": (
+        other_file("table.csv", "größe,b\n1,2\n".encode("cp1252")),
+        [],
+        "is not in UTF-8: see line 1",
+    ),
     "parquet": (other_file("table.parquet", b"no parquet"), [], "cannot be read"),
 }
 
@@ -243,6 +282,136 @@ def test_a_bad_model_is_one_line(kind, fitted, folder):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_the_result_is_a_stack_and_its_weights_are_said(fitted):
+    out, text = fitted
+    parts = unstack(FlowModel.load(out / "flow.keras"))
+    assert len(parts) > 1 and sum(weight for weight, _ in parts) == pytest.approx(1)
+    assert "Weights: " in text
+    assert "stack of" in text and "best real_nvp flow" in text
+
+
+def test_plain_is_one_flow_alone(folder):
+    out = folder / "plain"
+    command = ["fit", folder / "people.csv", "--out", out, "--columns", "weight", "--plain"]
+    result = run(*command, *QUICK)
+    assert result.exit_code == 0, result.output
+    assert not list(out.glob("member-*"))
+    model = FlowModel.load(out / "flow.keras")
+    assert unstack(model)[0][1] is model
+    assert "Weights" not in result.output and "mixture of" in result.output
+
+
+def test_a_report_names_what_is_as_good(fitted):
+    lines = report(
+        "flow", {"flow": np.zeros(9), "Gaussian": np.linspace(-0.1, 0.1, 9)}, range(1, 10)
+    )
+    assert lines[-1].startswith("It is not ahead of the Gaussian by more than two standard errors")
+    lines = report("flow", {"flow": np.ones(9), "Gaussian": np.linspace(-0.1, 0.1, 9)}, range(9))
+    assert "not ahead" not in " ".join(lines) and "ahead by 1.000 ± 0.02" in lines[-1]
+
+
+def test_a_report_names_the_row_that_decides_the_mean():
+    own = np.r_[np.linspace(-1, 1, 40), -5000.0]
+    lines = report("flow", {"flow": own, "Gaussian": own - 1}, range(101, 142))
+    text = " ".join(lines)
+    assert "Row 141 of the table is far from all others" in text
+    assert "Without: flow 0.000 ±" in text and "Gaussian -1.000 ±" in text
+
+
+def test_files_of_scores_keep_ids_and_bad_rows(fitted, folder):
+    out, _ = fitted
+    table = make_table(6).astype({"weight": object})
+    table["who"] = list("abcdef")
+    table.loc[2, "weight"] = "?"
+    table.to_csv(folder / "bad.csv", index=False)
+    result = run("score", out, folder / "bad.csv", "--id", "who")
+    assert result.exit_code == 1 and "'weight' holds no number but '?'" in result.stderr
+    result = run("score", out, folder / "bad.csv", "--id", "who", "--skip-bad")
+    assert result.exit_code == 0 and "1 of 6 rows have no score" in result.stderr
+    written = pd.read_csv(io.StringIO(result.stdout))
+    assert written["who"].tolist() == list("abcdef")
+    assert written["log_prob"].isna().tolist() == [False, False, True, False, False, False]
+    assert written["quantile"].dropna().between(0, 1).all()
+
+
+def test_samples_are_written_as_their_ending_says(fitted, folder):
+    out, _ = fitted
+    texts = {}
+    for ending in ("csv", "tsv", "csv.gz", "parquet"):
+        path = folder / f"more.{ending}"
+        assert run("sample", out, "-n", 5, "--seed", 1, "--out", path).exit_code == 0
+        read = {"parquet": pd.read_parquet}.get(ending, pd.read_csv)
+        texts[ending] = read(path, **({"sep": "\t"} if ending == "tsv" else {}))
+        np.testing.assert_allclose(texts[ending], texts["csv"], rtol=1e-6)
+        assert list(texts[ending]) == ["height", "weight"]
+    result = run("sample", out, "--out", folder / "more.xlsx")
+    assert result.exit_code == 1 and "--out must end in .csv" in result.stderr
+
+
+def test_angles_in_degrees(folder):
+    degrees = np.random.default_rng(0).normal(170, 20, (80, 2)) % 360
+    path, out = folder / "wind.csv", folder / "wind"
+    pd.DataFrame(degrees, columns=["a", "b"]).to_csv(path, index=False)
+    command = ["fit", path, *QUICK, "--flow", "circular_spline", "--degrees", "--out", out]
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    assert "uniform on the circle" in result.output and "Gaussian" not in result.output
+    drawn = pd.read_csv(io.StringIO(run("sample", out, "-n", 50, "--seed", 0).stdout))
+    assert 50 < drawn.abs().to_numpy().max() <= 180
+    shifted = folder / "shifted.csv"
+    pd.DataFrame(degrees - 360, columns=["a", "b"]).to_csv(shifted, index=False)
+    one, other = (run("score", out, file).stdout for file in (path, shifted))
+    assert one == other
+    scores = pd.read_csv(io.StringIO(one))["log_prob"]
+    assert scores.mean() == pytest.approx(-2 * np.log(360), abs=2)  # Per square degree.
+
+
+def test_ties_sentinels_and_outliers_are_named(folder):
+    table = make_table()
+    table["age"] = np.round(table["age"] / 20)
+    table.loc[[3, 9], "height"] = -999
+    table.loc[7, "weight"] = 1e60
+    table.to_csv(folder / "odd.csv", index=False)
+    result = run("fit", folder / "odd.csv", "--out", folder / "odd", *QUICK)
+    assert "Many values are equal in 'age' (" in result.output
+    assert "--dequantize 0,0,1 fits probabilities" in result.output
+    assert "'height' is -999 in 2 rows" in result.output
+    assert "'weight' is 1e+60 in row 8" in result.output
+
+
+def test_rounded_columns_as_probabilities(folder):
+    table = make_table(80).round()[["height", "weight"]]
+    table.to_csv(folder / "rounded.csv", index=False)
+    out = folder / "rounded"
+    command = ["fit", folder / "rounded.csv", "--dequantize", "1", "--out", out, *QUICK]
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    assert "Many values are equal" not in result.output
+    drawn = pd.read_csv(io.StringIO(run("sample", out, "-n", 20, "--seed", 0).stdout))
+    assert (drawn == drawn.round()).all().all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--support", "positive", "--base", "student_t"],
+        ["--linear", "none", "--dtype", "float64", "--dropout", "0.1"],
+        ["--support", "50:300,positive"],
+    ],
+)
+def test_options_reach_the_flow(options, folder):
+    out = folder / "_".join(options).replace(":", "")
+    command = ["fit", folder / "people.csv", "--columns", "height,weight", "--out", out]
+    result = run(*command, *QUICK, "--plain", *options)
+    assert result.exit_code == 0, result.output
+    flow = FlowModel.load(out / "flow.keras").distribution
+    parts = {type(part).__name__ for part in flow.submodules}
+    assert ("Support" in parts) == ("--support" in options)
+    assert ("LU" in parts) == ("--linear" not in options)
+    assert flow.dtype == ("float64" if "float64" in options else "float32")
+    assert ("StudentT" in parts) == ("student_t" in options)
+
+
 def test_help_names_every_command_and_option():
     text = run("--help").output
     assert all(command in text for command in ("fit", "score", "sample", "plot"))
@@ -253,9 +422,9 @@ def test_help_names_every_command_and_option():
 
 def test_the_installed_command_is_quiet(fitted):
     """In a process of its own: the result on standard output, and nothing on standard error."""
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
     result = subprocess.run(
-        [sys.executable, "-m", "tfp_flows_command", "sample", str(fitted[0]), "-n", "2"],
+        [sys.executable, "-m", "tfp_flows_cli", "sample", str(fitted[0]), "-n", "2"],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 import tfp_flows
 from tfp_flows import FlowModel, flows
-from tfp_flows.cli import app, fitting
+from tfp_flows_cli import app
+from tfp_flows_cli.training import progress
 
 
 def run(*arguments):
@@ -57,7 +58,18 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder, tmp_path, full_disk)
 
 def test_training_that_fills_the_disk_keeps_what_was_written(folder, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    command = ["fit", folder / "data.npy", "--out", out, "--layers", 1, "--hidden", 4]
+    command = [
+        "fit",
+        folder / "data.npy",
+        "--out",
+        out,
+        "--layers",
+        1,
+        "--hidden",
+        4,
+        "--members",
+        1,
+    ]
     real, count = os.fsync, 0
 
     def soon_full(descriptor):
@@ -73,12 +85,14 @@ def test_training_that_fills_the_disk_keeps_what_was_written(folder, tmp_path, m
     assert result.stderr.splitlines()[-1] == "Error: No space left on device."
     monkeypatch.undo()
     assert not [name for name in os.listdir(out) if name.startswith(".tmp-")]
-    done = fitting.progress(out / "history.csv")
+    done = progress(out / "history.csv")
     assert 0 < done.epochs < 40
-    FlowModel.load(out / "flow.keras")
+    FlowModel.load(out / "member-1.keras")
+    result = run("score", out, folder / "data.npy")
+    assert f"`tfp-flows fit --resume --out {out}` ends the fit" in result.stderr
     result = run("fit", "--resume", "--out", out, "--epochs", done.epochs + 1)
     assert result.exit_code == 0, result.output
-    again = fitting.progress(out / "history.csv")
+    again = progress(out / "history.csv")
     assert again.epochs == done.epochs + 1
     assert {"flow.keras", "flow.json", "history.csv", "density.png"} <= set(os.listdir(out))
 
@@ -86,7 +100,7 @@ def test_training_that_fills_the_disk_keeps_what_was_written(folder, tmp_path, m
 def test_standard_output_on_a_full_disk_is_one_line(folder):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "tfp_flows.cli", "sample", "flow.keras", "-n", "5"],
+            [sys.executable, "-m", "tfp_flows_cli", "sample", "flow.keras", "-n", "5"],
             cwd=folder,
             env={
                 **os.environ,

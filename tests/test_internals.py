@@ -339,6 +339,19 @@ def test_averages_of_weights():
     internals.restart_averages(keras.optimizers.SGD())  # It has none.
 
 
+def test_weights_and_their_averages():
+    weight = keras.Variable([1.0, 2.0])
+    optimizer = keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5)
+    optimizer.build([weight])
+    optimizer.apply([np.array([1.0, 1.0], "float32")])
+    ((found, average),) = internals.weights_and_averages(optimizer)
+    message = mend("weights_and_averages", "the command keeps the last weights, not their averages")
+    assert found is weight, message
+    np.testing.assert_allclose(average, [0.0, 1.0], err_msg=message)
+    optimizer.apply([np.array([1.0, 1.0], "float32")])
+    np.testing.assert_allclose(average, [-0.5, 0.5], err_msg=message)
+
+
 def test_the_mean_of_losses():
     inputs = keras.Input([1])
     model = keras.Model(inputs, keras.layers.Dense(1, kernel_initializer="zeros")(inputs))

@@ -30,9 +30,7 @@ def test_a_mixture_of_full_covariances_is_the_sum_of_its_normals(dtype):
     x = normal(20, 2, scale=2.0)
     normals = [
         weight * scipy.stats.multivariate_normal(mean, covariance).pdf(x)
-        for weight, mean, covariance in zip(
-            [0.3, 0.7], [[0, 1], [3, -1]], covariances, strict=True
-        )
+        for weight, mean, covariance in zip([0.3, 0.7], [[0, 1], [3, -1]], covariances, strict=True)
     ]
     rtol = 1e-5 if dtype == "float32" else 1e-12
     np.testing.assert_allclose(made.log_prob(x), np.log(np.sum(normals, 0)), rtol=rtol)

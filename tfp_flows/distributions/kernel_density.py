@@ -85,8 +85,7 @@ class KernelDensity(Conditional):
         """Take the rows `(rows, event_size)`, and kernels of `bandwidth` times their deviations.
 
         Raises:
-          ValueError: `x` has another shape, fewer rows than columns or is not finite; or `bandwidth`
-            is not positive.
+          ValueError: `x` has another shape or is not finite, or `bandwidth` is not positive.
         """
         x = np.asarray(x, "float64")
         if x.shape != (self.rows, self.event_size) or not np.isfinite(x).all():

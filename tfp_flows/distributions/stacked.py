@@ -169,13 +169,12 @@ def stacking_weights(log_probs: Any, *, rounds: int = 1000) -> np.ndarray:
     (1999).
 
     Example:
-      >>> stacking_weights([[-1.0, -3.0], [-3.0, -1.0]])     # [0.5, 0.5]
+      >>> distributions.stacking_weights([[-1.0, -3.0], [-3.0, -1.0]])     # [0.5, 0.5]
     """
     log_probs = np.asarray(log_probs, "float64")
     if log_probs.ndim != 2 or not log_probs.size:
         raise ValueError(
-            "`log_probs` must have shape (rows, densities). "
-            f"Received: shape={np.shape(log_probs)}"
+            f"`log_probs` must have shape (rows, densities). Received: shape={np.shape(log_probs)}"
         )
     largest = log_probs.max(axis=1, keepdims=True)
     if not np.isfinite(largest).all() or np.isnan(log_probs).any():

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_flows.model.arguments import require_rows
 from tfp_flows.model.arrays import check_numbers, is_array, real_numbers
 
 __all__ = [
@@ -170,7 +171,7 @@ def collect(x: Any, y: Any = None) -> tuple[Any, Any]:
     """All context (or None) and all events of arrays or of a dataset, in memory.
 
     Raises:
-      ValueError: the data are of another kind, or a dataset that is empty or has no end.
+      ValueError: the data are of another kind or have no rows, or a dataset has no end.
     """
     if isinstance(x, tf.data.Dataset):
         if x.cardinality() == tf.data.INFINITE_CARDINALITY:
@@ -185,6 +186,7 @@ def collect(x: Any, y: Any = None) -> tuple[Any, Any]:
     if y is None and isinstance(x, tuple):
         pair = x
     _check_arrays(*pair, "")
+    require_rows(pair[1])
     return pair
 
 

@@ -16,7 +16,7 @@ from tfp_flows.distributions import reversible
 from tfp_flows.distributions.conditional import context_shape_of
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.model import export, variables
-from tfp_flows.model.arguments import check_distribution, require_rows
+from tfp_flows.model.arguments import check_distribution
 from tfp_flows.model.arrays import check_numbers
 from tfp_flows.model.data import check_finite, check_inputs, check_rows, collect
 from tfp_flows.model.diagnosis import explain_non_finite
@@ -189,7 +189,6 @@ class FlowModel(SavableModel):
         if scale not in ("standard", "robust"):
             raise ValueError(f"`scale` must be 'standard' or 'robust'. Received: scale={scale!r}")
         context, events = collect(*check_inputs(x, y)[:2])
-        require_rows(events)
         raw = getattr(self.distribution, "needs_raw_data", False)
         if context is None or self.context_size is None:
             self._check_context(context)  # Which is missing, or unwanted, or rightly not there.

@@ -12,7 +12,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_flows.distributions.stacked import Stacked, stacking_weights
 from tfp_flows.model.flow_model import FlowModel
 
-__all__ = ["stack"]
+__all__ = ["stack", "unstack"]
 
 _LEAST_WEIGHT = 0.01  # What has less costs its time at every call, and gives nothing.
 _ROWS = 4096  # At a time.
@@ -102,3 +102,17 @@ def _equal(one: Any, other: Any) -> bool:
         return one is other
     pairs = zip(one.get_weights(), other.get_weights(), strict=True)
     return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def unstack(model: FlowModel) -> list[tuple[float, FlowModel]]:
+    """The members of a model that `stack` made, each with its weight, the largest first.
+
+    Members are models in the same units. Of any other model, the result is this model, with
+    weight 1.
+    """
+    stacked = model.distribution
+    if not isinstance(stacked, Stacked):
+        return [(1.0, model)]
+    weights = stacked.weights.numpy().tolist()
+    order = np.argsort(weights)[::-1]
+    return [(weights[i], _in_units_of(model, stacked.members[i])) for i in order]

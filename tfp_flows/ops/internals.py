@@ -60,6 +60,7 @@ __all__ = [
     "restart_averages",
     "stop_recording",
     "supports_no_merge_call",
+    "weights_and_averages",
 ]
 
 # Where Keras says that functional models are defined, in the configs that it writes.
@@ -198,13 +199,16 @@ def restart_averages(optimizer: keras.optimizers.Optimizer) -> None:
 
     When training ends, Keras puts the averages in the place of the weights.
     """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # Of one that scales the loss.
-    if optimizer.use_ema:
-        pairs = zip(
-            optimizer._model_variables_moving_average, optimizer._trainable_variables, strict=True
-        )
-        for average, weight in pairs:
+    if getattr(optimizer, "inner_optimizer", optimizer).use_ema:
+        for weight, average in weights_and_averages(optimizer):
             average.assign(weight.numpy())
+
+
+def weights_and_averages(optimizer: keras.optimizers.Optimizer) -> list[tuple[Any, Any]]:
+    """The weights that an optimizer with `use_ema=True` trains, each with its running average."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # Of one that scales the loss.
+    averages = optimizer._model_variables_moving_average
+    return list(zip(optimizer._trainable_variables, averages, strict=True))
 
 
 def loss_tracker(model: keras.Model) -> keras.metrics.Metric:

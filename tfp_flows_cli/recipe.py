@@ -1,4 +1,4 @@
-"""What a fit is made of: the table's columns, the split of its rows, the shape of the flow."""
+"""What a fit is made of: the table's columns, the split of its rows, the shape of the flows."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfp_flows.cli import tables
-from tfp_flows.cli.tables import InputError
-from tfp_flows.ops.files import atomic_write
+from tfp_flows_cli import tables
+from tfp_flows_cli.errors import InputError
+from tfp_flows_cli.text import Format
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Recipe", "Rows"]
+
+_ON_THE_CIRCLE = ("circular_spline",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,27 +48,58 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a flow was fitted to, and how: `flow.json` beside `flow.keras`.
+    """What a model was fitted to, and how: `flow.json` beside `flow.keras`.
 
-    None for `layers` and `hidden` leaves them to the number of rows.
+    Args:
+      data: path of the table, or its name; "" of a model that was made by other means.
+      columns: names of the columns that are modelled.
+      context: names of those that condition them.
+      flow: family of the flows.
+      options: what the user chose of `layers`, `hidden_units`, `linear`, `dropout`, `dtype`,
+        `base`, `support` and `steps`; the rest is left to the number of rows.
+      members: number of flows with other seeds.
+      plain: one flow alone, no stack.
+      degrees: angles in degrees, for flows on the circle.
+      noise: of training rows; None for what validation rows say.
+      validation: share of the rows that says when to stop.
+      test: share of the rows for the report.
+      seed: of the split and the training.
+      digest: hash of the rows.
+      format: separator, decimal mark and encoding of the table.
+      best: which of the flows is best on validation rows, from 1.
+      scores: log-densities of the training rows, in order, at most 1,001 of them.
     """
 
     data: str
     columns: list[str]
     context: list[str]
     flow: str = "neural_spline"
-    layers: int | None = None
-    hidden: list[int] | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    members: int = 2
+    plain: bool = False
+    degrees: bool = False
+    noise: float | None = None
     validation: float = 0.15
     test: float = 0.15
     seed: int = 0
     digest: str = ""
+    format: dict[str, Any] = dataclasses.field(default_factory=dict)
+    best: int = 1
+    scores: list[float] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def new(cls, frame: pd.DataFrame, data: str, asked: Mapping[str, Any]) -> Recipe:
+    def new(
+        cls,
+        frame: pd.DataFrame,
+        data: str,
+        asked: Mapping[str, Any],
+        exclude: Sequence[str] = (),
+    ) -> Recipe:
         """The recipe for a table with what the user asked for; checks the names of columns."""
         context = asked.get("context", [])
-        columns = asked.get("columns", [name for name in frame.columns if name not in context])
+        tables.check_columns(frame, exclude, data)
+        apart = [*context, *exclude]
+        columns = asked.get("columns", [name for name in frame.columns if name not in apart])
         for option, names in (("--columns", columns), ("--context", context)):
             for i, name in enumerate(names):
                 if name in names[:i]:
@@ -74,17 +107,13 @@ class Recipe:
         for name in columns:
             if name in context:
                 raise InputError(f"Column {name!r} is in both --columns and --context.")
+            if name in exclude:
+                raise InputError(f"Column {name!r} is in both --columns and --exclude.")
         if not columns:
-            raise InputError(f"{data} has no columns but those of --context.")
+            raise InputError(f"{data} has no columns but those of --context and --exclude.")
         path = Path(data)
-        data = str(path.resolve()) if path.suffix else data  # to be found from another folder
-        recipe = cls(**{**asked, "data": data, "columns": columns, "context": context})
-        if recipe.validation + recipe.test >= 1:
-            raise InputError(
-                "--validation and --test must add up to less than 1. "
-                f"Received: {recipe.validation} and {recipe.test}."
-            )
-        return recipe
+        data = str(path.resolve()) if path.suffix else data  # To be found from another folder.
+        return cls(**{**asked, "data": data, "columns": columns, "context": context})
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
@@ -98,18 +127,35 @@ class Recipe:
 
     def save(self, path: Path) -> None:
         """Write it as JSON, for `load`."""
+        from tfp_flows.ops.files import atomic_write
+
         text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
         with atomic_write(path) as part:
             part.write_text(text, encoding="utf-8")
 
+    @property
+    def on_circle(self) -> bool:
+        """Whether the flow is one of angles, whose density is on the torus and not on the line."""
+        return self.flow in _ON_THE_CIRCLE
+
+    @property
+    def in_own_units(self) -> bool:
+        """Whether the flow takes data as they are: nothing else can stand beside it in a stack."""
+        return self.on_circle or bool({"support", "steps"} & {*self.options})
+
     def check_resumed(self, asked: Mapping[str, Any], out: Path) -> None:
         """Raise an InputError if the user asks for something else than `out` was fitted with."""
         for name, value in asked.items():
-            if value != getattr(self, name):
-                raise InputError(
-                    f"--{name} cannot change in a fit that is resumed. {out} was fitted with "
-                    f"{_words(getattr(self, name))}. Received: {_words(value)}."
-                )
+            pairs = [(name, value, getattr(self, name))]
+            if name == "options":
+                pairs = [(key, each, self.options.get(key)) for key, each in value.items()]
+            for key, new, old in pairs:
+                if new != old:
+                    flag = {"hidden_units": "hidden", "steps": "dequantize"}.get(key, key)
+                    raise InputError(
+                        f"--{flag} cannot change in a fit that is resumed. {out} was fitted with "
+                        f"{_words(old)}. Received: {_words(new)}."
+                    )
 
     def named_by(
         self, frame: pd.DataFrame, source: str, parts: Sequence[str] = ("context", "columns")
@@ -129,10 +175,17 @@ class Recipe:
         }
         return dataclasses.replace(self, **taken)
 
+    def read(self) -> pd.DataFrame:
+        """The table that it was fitted to."""
+        return tables.read(self.data, Format(**self.format))
+
     def rows(self, frame: pd.DataFrame, source: str) -> Rows:
-        """The values of the columns and the context, by their names."""
-        c = tables.numbers(frame, self.context, source) if self.context else None
-        return Rows(tables.numbers(frame, self.columns, source), c)
+        """The values of the columns and the context, by their names; degrees around 0."""
+        c = None
+        if self.context:
+            c = tables.numbers(frame, self.context, source, truth_values=True)
+        y = tables.numbers(frame, self.columns, source)
+        return Rows((y + 180) % 360 - 180 if self.degrees else y, c)
 
     def split(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Indices of the rows for training, validation and test, drawn by `seed`.

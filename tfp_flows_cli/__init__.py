@@ -1,4 +1,4 @@
-"""The command `tfp-flows`: fit, score, sample and plot flows of tables of numbers.
+"""The command `tfp-flows`: fit, score, sample and plot densities of tables of numbers.
 
     tfp-flows fit data.csv --out runs/data                    # train, compare, draw
     tfp-flows score runs/data new.csv                         # a log-density for each row
@@ -8,8 +8,11 @@
 What the user got wrong is one line on standard error and exit code 1, before anything is written,
 and so is a disk that is full: files are written whole or not at all. Any other error shows its
 traceback.
+
+It stands beside the package `tfp_flows`, the import of which takes seconds: help and errors of
+arguments come at once.
 """
 
-from tfp_flows.cli.commands import app, main
+from tfp_flows_cli.app import app, main
 
 __all__ = ["app", "main"]

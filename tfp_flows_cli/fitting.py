@@ -1,0 +1,261 @@
+"""The course of a fit: flows one after another, classical densities, and the stack of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import typer
+
+from tfp_flows import FlowModel, distributions
+from tfp_flows.model import TiedValuesWarning, stack, unstack
+from tfp_flows.model.ties import tied_columns
+from tfp_flows.ops.files import atomic_write
+from tfp_flows_cli import classical, fitted, pictures
+from tfp_flows_cli.classical import Candidate
+from tfp_flows_cli.models import new_model
+from tfp_flows_cli.plot import make_folder
+from tfp_flows_cli.recipe import Recipe, Rows
+from tfp_flows_cli.report import report
+from tfp_flows_cli.splits import Split
+from tfp_flows_cli.training import progress, train
+
+__all__ = ["Training", "done_epochs", "finish", "fit_members", "new_folder", "tie_note"]
+
+_MOST_COLUMNS_OF_KERNELS = 12
+_MOST_MIXTURES = 8  # In the stack.
+_SHARE_OF_CLASSICAL = 0.15  # Of the time.
+_SCORES = 1001
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How long to train: `minutes` is for all flows and the classical densities together."""
+
+    epochs: int
+    patience: int
+    batch_size: int | None
+    learning_rate: float | None
+    minutes: float
+
+
+def new_folder(out: Path, recipe: Recipe, split: Split, learning_rate: float | None) -> FlowModel:
+    """Make the folder of a fit, with its recipe and the first flow as it starts."""
+    model = _new_model(recipe, split, 0, learning_rate)
+    make_folder(out.parent)
+    with atomic_write(out, overwrite=False) as folder:
+        folder.mkdir()
+        recipe.save(folder / "flow.json")
+        model.save(_member_file(folder, recipe, 0))
+    return model
+
+
+def fit_members(
+    out: Path, recipe: Recipe, split: Split, training: Training, first: FlowModel | None
+) -> tuple[list[FlowModel], list[Candidate]]:
+    """Train all flows, from where they are, and fit the classical densities.
+
+    `first` is the first flow, if the fit is new.
+    """
+    end = time.monotonic() + 60 * training.minutes
+    models: list[FlowModel] = []
+    others: list[Candidate] = []
+    count = 1 if recipe.plain else recipe.members
+    for i in range(count):
+        file = _member_file(out, recipe, i)
+        model = first
+        if i or model is None:
+            model = _load_or_make(file, recipe, split, i, training.learning_rate)
+        if not i:
+            weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+            typer.echo(f"{recipe.flow}: {weights:,} weights, {model.event_dtype}.")
+            others = _classical(model, recipe, split, _SHARE_OF_CLASSICAL * 60 * training.minutes)
+        noise = _noise(recipe, len(split.train), i)
+        if count > 1:
+            typer.echo(f"Flow {i + 1} of {count}, with noise {noise:.2g}:")
+        train(
+            model,
+            split.train,
+            split.validation,
+            file,
+            _history_file(out, i),
+            epochs=training.epochs,
+            patience=training.patience,
+            batch_size=training.batch_size,
+            noise=noise,
+            seed=recipe.seed + i,
+            seconds=max(end - time.monotonic(), 1.0) / (count - i),
+        )
+        models.append(model)
+    return models, others
+
+
+def finish(
+    out: Path, recipe: Recipe, split: Split, models: list[FlowModel], others: list[Candidate]
+) -> None:
+    """Stack what was fitted, save it, and write the report and the pictures."""
+    validation = split.validation
+    model = models[0]
+    if not recipe.plain and len(validation):
+        chosen = [
+            *[one for one in others if "mixture" not in one.name],
+            *[one for one in others if "mixture" in one.name][:_MOST_MIXTURES],
+        ]
+        model = stack(
+            models, validation.y, validation.c, others=[one.distribution for one in chosen]
+        )
+    if not recipe.plain:
+        model.save(out / "flow.keras")
+    scores = np.sort(fitted.log_prob(model, split.train))
+    at = np.linspace(0, len(scores) - 1, min(len(scores), _SCORES)).round().astype(int)
+    judged = validation if len(validation) else split.train
+    best = int(np.argmax([fitted.log_prob(each, judged).mean() for each in models]))
+    recipe = dataclasses.replace(recipe, best=best + 1, scores=scores[at].astype(float).tolist())
+    recipe.save(out / "flow.json")
+    if len(split.test):
+        _report(model, models, recipe, split, others)
+    typer.echo("")
+    written = pictures.draw(
+        model,
+        recipe,
+        split.every,
+        out,
+        flow=model if recipe.plain else models[best],
+        history=_history_file(out, best),
+    )
+    typer.echo(f"Wrote to {out}: flow.keras, flow.json, history.csv, {', '.join(written)}")
+
+
+def tie_note(recipe: Recipe, rows: Rows) -> str | None:
+    """A sentence that names the columns with ties, where these are not dequantized."""
+    steps = recipe.options.get("steps")
+    tied = [] if steps is not None else tied_columns(rows.y)
+    if not tied:
+        return None
+    named = ", ".join(
+        f"{recipe.columns[column]!r} ({100 * share:.2g} % of its values are distinct)"
+        for column, share, _ in tied
+    )
+    grid = [0.0] * len(recipe.columns)
+    for column, _, step in tied:
+        grid[column] = step or 0.0
+    remedy = ""
+    if any(grid):
+        steps = ",".join(f"{step:g}" for step in grid)
+        remedy = f" --dequantize {steps} fits probabilities of rounded values instead."
+    return (
+        f"Many values are equal in {named}. A density can grow there without bound: variances of "
+        f"mixtures stay above 1e-6 of those of the columns.{remedy}"
+    )
+
+
+def _load_or_make(
+    file: Path, recipe: Recipe, split: Split, index: int, learning_rate: float | None
+) -> FlowModel:
+    if not file.exists():
+        model = _new_model(recipe, split, index, learning_rate)
+        model.save(file)
+        return model
+    model = FlowModel.load(file)
+    if learning_rate is not None:
+        model.optimizer.learning_rate.assign(learning_rate)
+    return model
+
+
+def _new_model(recipe: Recipe, split: Split, index: int, learning_rate: float | None) -> FlowModel:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TiedValuesWarning)  # `tie_note` has said so.
+        if index:
+            warnings.simplefilter("ignore")  # The first has said all.
+        return new_model(recipe, split.train, seed=recipe.seed + index, learning_rate=learning_rate)
+
+
+def _classical(model: FlowModel, recipe: Recipe, split: Split, seconds: float) -> list[Candidate]:
+    """Densities in the model's units; none where it has units of its own, or context."""
+    if recipe.in_own_units or recipe.context or not len(split.validation):
+        return []
+    x = np.asarray(model.event_standardizer(split.train.y), "float64")
+    validation = np.asarray(model.event_standardizer(split.validation.y))
+    dtype = model.event_dtype
+    found = [classical.gaussian(x, validation, dtype)]
+    if len(x) > x.shape[1] + 1 and x.shape[1] <= _MOST_COLUMNS_OF_KERNELS:
+        found.append(classical.kernel_density(x, validation, dtype, seed=recipe.seed))
+    found += classical.gaussian_mixtures(x, validation, dtype, seconds=seconds, seed=recipe.seed)
+    return found
+
+
+def _report(
+    model: FlowModel,
+    models: list[FlowModel],
+    recipe: Recipe,
+    split: Split,
+    others: list[Candidate],
+) -> None:
+    test, name = split.test, f"{recipe.flow} flow"
+    scores = {name: fitted.log_prob(model, test)}
+    weights: list[str] = []
+    if not recipe.plain:
+        parts = unstack(model)
+        name = f"stack of {len(parts)}" if len(parts) > 1 else name
+        flows = [fitted.log_prob(each, test) for each in models]
+        best = max(flows, key=lambda values: float(values.mean()))
+        scores = {name: scores.popitem()[1]}
+        if len(parts) > 1:
+            scores[f"best {recipe.flow} flow"] = best
+            weights = _weights(parts, models)
+    z = models[0].event_standardizer(test.y)
+    log_det = float(models[0].event_standardizer.log_det())
+    shown = {one.name.split(" of ")[0]: one for one in reversed(others)}  # The best mixture.
+    for kind in ("Gaussian", "kernel density estimate", "mixture"):
+        if kind in shown:
+            one = shown[kind]
+            scores[one.name] = np.asarray(one.distribution.log_prob(z)) + log_det
+    if test.c is not None and split.train.c is not None:
+        scores["linear regression, Gaussian"] = classical.linear_regression(
+            split.train.y, split.train.c, test.y, test.c
+        )
+    if recipe.on_circle:
+        period = 360.0 if recipe.degrees else 2 * np.pi
+        uniform = np.full(len(test), -test.y.shape[1] * np.log(period))
+        scores["uniform on the circle"] = uniform
+    typer.echo("")
+    for line in report(name, scores, split.test_numbers.tolist(), weights):
+        typer.echo(line)
+
+
+def _weights(parts: list[tuple[float, FlowModel]], models: list[FlowModel]) -> list[str]:
+    """The weights of the parts of a stack in words, those of mixtures together."""
+    words: dict[str, float] = {}
+    for weight, part in parts:
+        made = part.distribution
+        name = "kernel density estimate"
+        if isinstance(made, distributions.GaussianMixture):
+            name = "Gaussian" if made.components == 1 else "mixtures of Gaussians"
+        for i, each in enumerate(models):
+            name = f"flow {i + 1}" if each.distribution is made else name
+        words[name] = words.get(name, 0.0) + weight
+    return [f"{name} {weight:.2f}" for name, weight in words.items()]
+
+
+def _noise(recipe: Recipe, rows: int, index: int) -> float:
+    """Of flows with other seeds, every second has none: validation rows say which is better."""
+    if recipe.noise is not None:
+        return recipe.noise
+    return 0.0 if index % 2 else 1.4 / rows**0.5
+
+
+def _member_file(out: Path, recipe: Recipe, index: int) -> Path:
+    return out / ("flow.keras" if recipe.plain else f"member-{index + 1}.keras")
+
+
+def _history_file(out: Path, index: int) -> Path:
+    return out / (f"history-{index + 1}.csv" if index else "history.csv")
+
+
+def done_epochs(out: Path) -> int:
+    """How many epochs the flows of a folder have had: the least of all."""
+    return min(progress(path).epochs for path in out.glob("history*.csv"))

@@ -1,0 +1,102 @@
+"""Models for a table: their family, size, dtype and optimizer, by its rows and what is asked."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from tensorflow_probability import bijectors as tfb
+
+from tfp_flows import Flow, FlowModel, bases, distributions, flows
+from tfp_flows_cli.errors import InputError
+from tfp_flows_cli.recipe import Recipe, Rows
+
+__all__ = ["new_model"]
+
+_BASES = {
+    "mixture": lambda size, dtype, seed: bases.mixture(size, dtype=dtype, seed=seed),
+    "normal": lambda size, dtype, seed: bases.normal(size, dtype=dtype),
+    "student_t": lambda size, dtype, seed: bases.student_t(size, dtype=dtype),
+}
+_FLAGS = {"hidden_units": "hidden", "context_size": "context"}
+
+
+def new_model(recipe: Recipe, rows: Rows, *, seed: int, learning_rate: float | None) -> FlowModel:
+    """A compiled model for the training rows, of a size and a dtype that suit them."""
+    family = getattr(flows, recipe.flow)
+    known = inspect.signature(family).parameters
+    n, size = len(rows), rows.y.shape[1]
+    small = n < 1000
+    dtype = recipe.options.get("dtype") or _dtype(rows)
+    asked = {k: v for k, v in recipe.options.items() if k not in ("base", "steps", "dtype")}
+    if rows.c is not None:
+        asked["context_size"] = rows.c.shape[1]
+    for name in asked:
+        if name not in known:
+            flag = _FLAGS.get(name, name)
+            raise InputError(f"--{flag}: the flow {recipe.flow} has no such option.")
+    # Small tables call for small networks, or the flow learns the rows by heart.
+    width = int(np.clip(2 ** round(math.log2(n) / 2), 16, 128))
+    usual: dict[str, Any] = {}
+    if "hidden_units" in known:
+        usual = {"layers": 4 if small else 8, "hidden_units": [width] if small else [width, width]}
+    if "bins" in known:
+        usual["bins"] = 4 if small else 8
+    if "linear" in known and size > 1 and not recipe.on_circle:
+        # It starts where columns are uncorrelated: tight relations are there from the start.
+        usual["linear"] = "lu"
+    options = {**usual, **asked, "dtype": dtype, "seed": seed}
+    if options.get("linear") == "none":
+        options["linear"] = None
+    if "base" in recipe.options:
+        options["base"] = _BASES[recipe.options["base"]](size, dtype, seed)
+    if isinstance(options.get("support"), list):
+        parts = [tuple(p) if isinstance(p, list) else p for p in options["support"]]
+        options["support"] = parts[0] if len(parts) == 1 else parts
+    steps = recipe.options.get("steps")
+    if steps is not None:
+        options.setdefault("support", "real")
+    try:
+        flow: Any = family(size, **{k: v for k, v in options.items() if k in known})
+        if recipe.degrees:
+            to_degrees = tfb.Scale(np.asarray(180 / np.pi, dtype))
+            flow = Flow(flow.distribution, tfb.Chain([to_degrees, *flow.bijector.bijectors]))
+        if steps is not None:
+            steps = steps * size if len(steps) == 1 else steps
+            flow = distributions.Dequantized(flow, steps)
+            flow.seed = recipe.seed
+        model = FlowModel(flow)
+        if not recipe.degrees:
+            model.adapt(*_named(recipe, rows))
+    except ValueError as error:
+        raise InputError(f"{recipe.data}: {error}.") from error
+    rate = learning_rate or (5e-3 if small else 1e-3)
+    # Like a Gaussian prior on the weights, decay weighs less, the more rows there are. Averages of
+    # the weights over the last 50 steps or so are what is validated and kept: they jitter less.
+    optimizer = keras.optimizers.AdamW(
+        rate, weight_decay=20 / n, clipnorm=10.0, use_ema=True, ema_momentum=0.98
+    )
+    model.compile(optimizer)
+    return model
+
+
+def _named(recipe: Recipe, rows: Rows) -> Sequence[pd.DataFrame]:
+    """The rows as frames, for messages to have the names of columns."""
+    frames = [pd.DataFrame(rows.y, columns=recipe.columns)]
+    if rows.c is not None:
+        frames.insert(0, pd.DataFrame(rows.c, columns=recipe.context))
+    return frames
+
+
+def _dtype(rows: Rows) -> str:
+    """float64 if float32, with its 7 digits, would blur a column or overflow."""
+    x = np.hstack(rows.inputs)
+    scale, largest = x.std(0), np.abs(x).max(0)
+    constant = np.ptp(x, axis=0) == 0  # Of the context.
+    fine = (constant | ((scale > 1e-4 * largest) & (scale > 1e-30))) & (largest < 1e30)
+    return "float32" if fine.all() else "float64"
