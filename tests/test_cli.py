@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from tfp_flows import FlowModel
 from tfp_flows.model import ConstantColumnWarning, unstack
-from tfp_flows_cli import app
+from tfp_flows_cli import app, pictures
+from tfp_flows_cli import fitted as fitted_files
 from tfp_flows_cli.report import report
 
 ROOT = Path(__file__).parents[1]
@@ -288,6 +289,18 @@ def test_the_result_is_a_stack_and_its_weights_are_said(fitted):
     assert len(parts) > 1 and sum(weight for weight, _ in parts) == pytest.approx(1)
     assert "Weights: " in text
     assert "stack of" in text and "best real_nvp flow" in text
+
+
+def test_names_of_columns_are_drawn_as_they_stand(folder):
+    table = make_table()[["height", "weight"]]
+    table.columns = ["price $", "$x^2$ größe 身長"]
+    table.to_csv(folder / "names.csv", index=False)
+    result = run("fit", folder / "names.csv", "--out", folder / "names", "--plain", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert (folder / "names" / "density.png").stat().st_size > 1000
+    figures = pictures._figures(*fitted_files.load(folder / "names"), None, flow=None, history=None)
+    axis = figures["density"].axes[0]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == (r"price \$", r"\$x^2\$ größe 身長")
 
 
 def test_plain_is_one_flow_alone(folder):

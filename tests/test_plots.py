@@ -112,6 +112,15 @@ def test_stages_in_one_and_five_dimensions(line):
     assert axis.collections[0].get_offsets().shape == (50, 2)
 
 
+def test_stages_share_limits_and_name_their_axes(banana):
+    axes = plots.stages(banana, resolution=10).axes
+    assert len({(*axis.get_xlim(), *axis.get_ylim()) for axis in axes}) == 1
+    assert [(axis.get_xlabel(), axis.get_ylabel()) for axis in axes] == [("x0", "x1")] * len(axes)
+    five = flows.real_nvp(5, layers=1, hidden_units=(4,))
+    axis = plots.stages(five, columns=(3, 1), n=50).axes[0]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("x3", "x1")
+
+
 def test_stages_follows_points_with_colours(banana):
     first, *_, last = plots.stages(banana, kind="samples", n=100).axes
     colours = [axis.collections[0].get_facecolors() for axis in (first, last)]
@@ -251,6 +260,21 @@ def test_samples_of_many_columns_is_a_grid():
     figure = plots.samples(flow, n=50)
     assert len([axis for axis in figure.axes if axis.get_visible()]) == 10  # 4 + 3 + 2 + 1
     assert len(plots.samples(flow, n=50, columns=[5, 0, 2]).axes) == 9
+
+
+def test_samples_and_data_of_many_columns_do_not_hide_each_other():
+    flow = flows.real_nvp(3, layers=2, hidden_units=(4,))
+    data = np.random.default_rng(0).normal(100, 1, (40, 3))
+    grid = np.reshape(plots.samples(flow, data).axes, (3, 3))
+    for (i, j), axis in np.ndenumerate(grid):
+        assert axis.get_visible()
+        if i == j:
+            edges = [np.unique(patch.get_xy()[:, 0]) for patch in axis.patches]
+            np.testing.assert_allclose(*edges)  # The same bins.
+            continue
+        points = axis.collections[0].get_offsets()
+        assert len(axis.collections) == 1 and len(points) == 40
+        assert (points.mean() > 50) == (j > i)
 
 
 def test_marginals_count_the_data(faithful):

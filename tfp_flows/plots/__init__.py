@@ -67,9 +67,10 @@ def stages(
 ) -> Figure:
     """Draw the distribution after 0, 1, ..., K bijectors: how the flow gets its shape.
 
-    One panel a stage, with the bijector that leads to it as title: "0: base", "1: ShiftAndCube".
-    1-D: the exact density, over a histogram of samples. 2-D: the exact density as a heat map, in
-    each panel with a scale of its own. More dimensions: samples of two columns.
+    One panel a stage, with the bijector that leads to it as title: "0: base", "1: ShiftAndCube",
+    all within the same limits. 1-D: the exact density, over a histogram of samples. 2-D: the exact
+    density as a heat map; colours run from 0 to the largest density of each panel by itself, for
+    stages differ by factors. More dimensions: samples of two columns.
 
     Args:
       flow: a `Flow`, a `tfd.TransformedDistribution`, or a `FlowModel` of one (drawn in the
@@ -106,16 +107,23 @@ def stages(
 
     axes = axes_for(ax, len(views), (2.8, 2.2) if size == 1 else (2.5, 2.6))
     start = views[0].samples[:, pair] > np.median(views[0].samples[:, pair], axis=0)
+    limits = limits_of([view.samples[:, pair] for view in views], extent, square=True)
+    names = [f"x{column}" for column in pair]
     for axis, k, view in zip(axes, shown, views, strict=True):
         points = view.samples[:, pair]
-        limits = limits_of([points], extent, square=True)
         if size == 1:
             draw_histogram(axis, points[:, 0], limits[0], FLOW_COLOR, filled=True)
         if size <= 2 and kind != "samples":
             draw_density(axis, view, limits, resolution)
         elif size > 1:
             draw_scatter(axis, points, _QUADRANTS[start @ [1, 2]])
-        frame(axis, limits, title=f"{k}: {every[k][0]}")
+        frame(
+            axis,
+            limits,
+            title=f"{k}: {every[k][0]}",
+            xlabel=names[0],
+            ylabel=names[-1] * (size > 1),
+        )
     return axes[0].figure.figure
 
 
@@ -195,7 +203,8 @@ def samples(
     """Draw samples and data within the same limits.
 
     1-D: histograms. 2-D: two panels, or both in one if `ax` is one Axes. More dimensions: a grid
-    with a panel for each pair of columns and histograms on its diagonal.
+    with a panel for each pair of columns, samples below its diagonal and data above it, and
+    histograms of both on it.
 
     Args:
       flow: of any number of dimensions.
@@ -218,33 +227,35 @@ def samples(
         tables.insert(0, ("data", thin(data, n or 1000)[:, chosen], DATA_COLOR))
     limits, k = limits_of([table for _, table, _ in tables]), len(chosen)
     if k == 2:
-        apart = len(tables) == 2 and (ax is None or np.size(ax) > 1)
-        axes = axes_for(ax, 2 if apart else 1, (3.4, 3.4))
+        beside = len(tables) == 2 and (ax is None or np.size(ax) > 1)
+        axes = axes_for(ax, 2 if beside else 1, (3.4, 3.4))
         for axis, (label, table, color) in zip(np.resize(axes, len(tables)), tables, strict=True):
-            draw_scatter(axis, table, FLOW_COLOR if apart else color, label)
-            title, legend = (label, False) if apart else ("", len(tables) == 2)
+            draw_scatter(axis, table, FLOW_COLOR if beside else color, label)
+            title, legend = (label, False) if beside else ("", len(tables) == 2)
             frame(axis, limits, title=title, xlabel=names[0], ylabel=names[1], legend=legend)
         return axes[0].figure.figure
 
     axes = axes_for(ax, k * k, (4.8, 3.2) if k == 1 else (1.9, 1.8), per_row=k).reshape(k, k)
     for (i, j), axis in np.ndenumerate(axes):
-        if j > i:
+        # Apart, so that neither hides the other.
+        _, apart, shade = tables[0 if j > i else -1]
+        if j > i and len(tables) == 1:
             axis.set_visible(False)
             continue
-        for label, table, color in tables:
-            if i == j:
+        if i != j:
+            draw_scatter(axis, apart[:, [j, i]], shade)
+        else:
+            least = min(len(points) for _, points, _ in tables)
+            for label, points, color in tables:
                 filled = label == "data"
-                draw_histogram(axis, table[:, i], limits[i], color, label, filled)
-            else:
-                draw_scatter(axis, table[:, [j, i]], color)
+                draw_histogram(axis, points[:, i], limits[i], color, label, filled, least)
         bottom, left = names[j] if i == k - 1 else "", names[i] if j == 0 < i else ""
         within = limits[[j]] if i == j else limits[[j, i]]
-        legend = k == 1 and len(tables) == 2
+        legend = i == j == 0 and len(tables) == 2
         frame(axis, within, xlabel=bottom, ylabel=left, legend=legend, equal=False)
     if k > 1 and len(tables) == 2:
-        # In the empty half of the grid, where the layout need not make room for it.
-        legend = axes[0, 0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.1, 1.0))
-        legend.set_in_layout(False)
+        title = axes[0, 0].figure.suptitle("samples below the diagonal, data above it")
+        title.set_fontsize(9)
     return axes[0, 0].figure.figure
 
 
@@ -280,12 +291,14 @@ def marginals(
     for axis, column, name in zip(axes, chosen, names, strict=True):
         points = view.samples[:, [column]]
         limits = limits_of([points, None if data is None else data[:, [column]]])
+        least = len(points) if data is None else min(len(points), len(data))
         if data is not None:
-            draw_histogram(axis, data[:, column], limits[0], DATA_COLOR, "data", filled=True)
+            values = data[:, column]
+            draw_histogram(axis, values, limits[0], DATA_COLOR, "data", True, least)
         if view.size == 1 and np.ndim(context) < 2:
             draw_density(axis, view, limits, 400)
         else:
-            draw_histogram(axis, points[:, 0], limits[0], FLOW_COLOR, "flow")
+            draw_histogram(axis, points[:, 0], limits[0], FLOW_COLOR, "flow", False, least)
         frame(axis, limits, title=name, legend=axis is axes[0] and data is not None)
     return axes[0].figure.figure
 
@@ -334,6 +347,6 @@ def history(history: Any, *, ax: Axes | None = None) -> Figure:
         top = bulk + 0.25 * (bulk - low)
     margin = 0.06 * (top - low) or 0.1
     axis.set_ylim(low - margin, top + margin)
-    frame(axis, (), xlabel="epoch", ylabel="negative log-likelihood (nats)", legend=True)
+    frame(axis, (), xlabel="epoch", ylabel="negative log-likelihood (nats per row)", legend=True)
     axis.xaxis.get_major_locator().set_params(integer=True)
     return axis.figure.figure

@@ -254,10 +254,15 @@ def draw_histogram(
     color: str,
     label: str | None = None,
     filled: bool = False,
+    count: int | None = None,
 ) -> None:
-    """Draws a histogram that adds up to the share of the values within the limits."""
+    """Draws a histogram that adds up to the share of the values within the limits.
+
+    It has as many bins as suit `count` values, for histograms that are compared to have the same.
+    """
     low, high = limits
-    edges = np.linspace(low, high, 1 + int(np.clip(len(values) ** 0.5, 24, 48))).tolist()
+    count = len(values) if count is None else count
+    edges = np.linspace(low, high, 1 + int(np.clip(count**0.5, 24, 48))).tolist()
     weights = np.full(len(values), 1 / (len(values) * (edges[1] - edges[0])))
     style = {"histtype": "stepfilled", "alpha": 0.5} if filled else {"histtype": "step"}
     axis.hist(values, edges, weights=weights, color=color, label=label, **style)
