@@ -8,6 +8,7 @@ from tfp_flows.distributions.kernel_density import KernelDensity
 from tfp_flows.distributions.mixture import ConditionalMixture
 from tfp_flows.distributions.resampled import Resampled
 from tfp_flows.distributions.stacked import Stacked, stacking_weights
+from tfp_flows.distributions.with_categories import WithCategories
 
 __all__ = [
     "ConditionalMixture",
@@ -17,6 +18,7 @@ __all__ = [
     "KernelDensity",
     "Resampled",
     "Stacked",
+    "WithCategories",
     "bases",
     "stacking_weights",
 ]
