@@ -218,14 +218,15 @@ BAD_TABLES = {
         [],
         "--exclude b",
     ),
-    "truth values": (
-        csv("a,b\n" + "1.5,True\n2,False\n3,True\n" * 3),
+    "too many categories": (
+        csv("a,b\n" + "".join(f"{i * i},n{i}\n" for i in range(9))),
         [],
-        "column 'b' holds truth values",
+        "9 different values, too many for categories",
     ),
-    "categories": (
+    "nothing but categories": (csv("a,b\n" + "x,u\ny,v\nx,v\n" * 4), [], "no column of numbers"),
+    "categories as context": (
         csv("a,b\n" + "1.5,red\n2,blue\n3,red\n" * 3),
-        [],
+        ["--context", "b"],
         "column 'b' holds text such as 'red'",
     ),
     "ids": (
@@ -377,6 +378,32 @@ def test_angles_in_degrees(folder):
     assert one == other
     scores = pd.read_csv(io.StringIO(one))["log_prob"]
     assert scores.mean() == pytest.approx(-2 * np.log(360), abs=2)  # Per square degree.
+
+
+def test_categories_beside_numbers(folder):
+    rng = np.random.default_rng(0)
+    kind, smokes = rng.choice(["cat", "dog", "owl"], 120), rng.random(120) < 0.3
+    weight = np.where(kind == "owl", 1.0, 9.0) + rng.normal(0, 0.1, 120)
+    table = pd.DataFrame({"weight": weight, "kind": kind, "smokes": smokes})
+    path, out = folder / "animals.csv", folder / "animals"
+    table.to_csv(path, index=False)
+    result = run("fit", path, "--out", out, *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "shares and Gaussian regression" in result.output
+    drawn = pd.read_csv(io.StringIO(run("sample", out, "-n", 200, "--seed", 0).stdout))
+    assert set(drawn["kind"]) == {"cat", "dog", "owl"} and set(drawn["smokes"]) == {True, False}
+    scores = pd.read_csv(io.StringIO(run("score", out, path).stdout))["log_prob"]
+    model = FlowModel.load(out / "flow.keras")
+    events = np.column_stack(
+        [[["cat", "dog", "owl"].index(k) for k in kind], smokes.astype(float), weight]
+    )
+    np.testing.assert_allclose(scores, model.log_prob(events), rtol=1e-4)
+    table.loc[3, "kind"] = "eel"
+    table.to_csv(folder / "eel.csv", index=False)
+    result = run("score", out, folder / "eel.csv")
+    assert result.exit_code == 1
+    assert "column 'kind' must hold one of cat, dog, owl, but is 'eel' in row 4" in result.stderr
+    assert "1 of 120 rows" in run("score", out, folder / "eel.csv", "--skip-bad").stderr
 
 
 def test_ties_sentinels_and_outliers_are_named(folder):

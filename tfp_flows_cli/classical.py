@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,14 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_flows import distributions
 
-__all__ = ["Candidate", "gaussian", "gaussian_mixtures", "kernel_density", "linear_regression"]
+__all__ = [
+    "Candidate",
+    "gaussian",
+    "gaussian_mixtures",
+    "kernel_density",
+    "linear_regression",
+    "shares_and_regression",
+]
 
 # Of the diagonal of covariances, in squared deviations of the columns: on ties and on planes a
 # mixture would raise its density for ever.
@@ -115,6 +123,27 @@ def linear_regression(
     z = np.linalg.solve(root, (test / unit - design(test_c) @ slope).T).T
     log_volume = np.log(np.diag(root) * unit * np.sqrt(2 * np.pi)).sum()
     return np.asarray(-0.5 * (z**2).sum(1) - log_volume)
+
+
+def shares_and_regression(y: np.ndarray, test: np.ndarray, categories: Sequence[int]) -> np.ndarray:
+    """Log-densities of test rows by the shares of all combinations of categories, which come first.
+
+    Numbers are Gaussian, with a mean that is linear in the categories. Half a row more is counted
+    for every combination.
+    """
+    count = len(categories)
+
+    def number(rows: np.ndarray) -> np.ndarray:
+        return np.ravel_multi_index(tuple(rows[:, :count].astype(int).T), tuple(categories))
+
+    def one_hot(rows: np.ndarray) -> np.ndarray:
+        # Without the first of each column: the mean has a constant.
+        parts = [np.eye(k)[rows[:, i].astype(int), 1:] for i, k in enumerate(categories)]
+        return np.hstack(parts)
+
+    shares = np.bincount(number(y), minlength=int(np.prod(categories))) + 0.5
+    log_shares = np.log(shares / shares.sum())[number(test)]
+    return log_shares + linear_regression(y[:, count:], one_hot(y), test[:, count:], one_hot(test))
 
 
 def _candidate(name: str, made: tfd.Distribution, validation: np.ndarray) -> Candidate:

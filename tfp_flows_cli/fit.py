@@ -233,7 +233,7 @@ def _prepare(
     used = [*recipe.context, *recipe.columns]
     if drop_missing:
         tables.check_columns(frame, used, data)
-        usable = tables.usable_rows(frame, used)
+        usable = tables.usable_rows(frame, used, recipe.labels)
         if not usable.all():
             typer.echo(f"Left out {(~usable).sum():,} of {len(frame):,} rows without a number.")
         frame, numbers = frame[usable], numbers[usable]
@@ -252,8 +252,9 @@ def _prepare(
     elif recipe.degrees:
         raise InputError("--degrees is for flows on the circle, as --flow circular_spline is.")
     elif recipe.options.get("support") != "simplex":
-        checks.check_dependence(rows.y, recipe.columns, data)
-        for note in checks.notes(rows.y, recipe.columns):
+        measured = recipe.columns[len(recipe.labels) :]
+        checks.check_dependence(rows.y[:, len(recipe.labels) :], measured, data)
+        for note in checks.notes(rows.y[:, len(recipe.labels) :], measured):
             typer.echo(f"Note: {note}")
     return dataclasses.replace(recipe, digest=rows.digest()), split
 

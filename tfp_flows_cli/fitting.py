@@ -87,6 +87,7 @@ def fit_members(
             patience=training.patience,
             batch_size=training.batch_size,
             noise=noise,
+            categories=len(recipe.labels),
             seed=recipe.seed + i,
             seconds=max(end - time.monotonic(), 1.0) / (count - i),
         )
@@ -133,14 +134,15 @@ def finish(
 def tie_note(recipe: Recipe, rows: Rows) -> str | None:
     """A sentence that names the columns with ties, where these are not dequantized."""
     steps = recipe.options.get("steps")
-    tied = [] if steps is not None else tied_columns(rows.y)
+    first = len(recipe.labels)
+    tied = [] if steps is not None else tied_columns(rows.y[:, first:])
     if not tied:
         return None
     named = ", ".join(
-        f"{recipe.columns[column]!r} ({100 * share:.2g} % of its values are distinct)"
+        f"{recipe.columns[first + column]!r} ({100 * share:.2g} % of its values are distinct)"
         for column, share, _ in tied
     )
-    grid = [0.0] * len(recipe.columns)
+    grid = [0.0] * (len(recipe.columns) - first)
     for column, _, step in tied:
         grid[column] = step or 0.0
     remedy = ""
@@ -214,7 +216,11 @@ def _report(
         if kind in shown:
             one = shown[kind]
             scores[one.name] = np.asarray(one.distribution.log_prob(z)) + log_det
-    if test.c is not None and split.train.c is not None:
+    if recipe.labels:
+        scores["shares and Gaussian regression"] = classical.shares_and_regression(
+            split.train.y, test.y, [len(words) for words in recipe.labels.values()]
+        )
+    elif test.c is not None and split.train.c is not None:
         scores["linear regression, Gaussian"] = classical.linear_regression(
             split.train.y, split.train.c, test.y, test.c
         )

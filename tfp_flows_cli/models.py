@@ -30,12 +30,14 @@ def new_model(recipe: Recipe, rows: Rows, *, seed: int, learning_rate: float | N
     """A compiled model for the training rows, of a size and a dtype that suit them."""
     family = getattr(flows, recipe.flow)
     known = inspect.signature(family).parameters
-    n, size = len(rows), rows.y.shape[1]
+    n, size = len(rows), rows.y.shape[1] - len(recipe.labels)
     small = n < 1000
     dtype = recipe.options.get("dtype") or _dtype(rows)
     asked = {k: v for k, v in recipe.options.items() if k not in ("base", "steps", "dtype")}
-    if rows.c is not None:
-        asked["context_size"] = rows.c.shape[1]
+    categories = [len(words) for words in recipe.labels.values()]
+    context_size = None if rows.c is None else rows.c.shape[1]
+    if categories or context_size:
+        asked["context_size"] = sum(categories) + (context_size or 0)
     for name in asked:
         if name not in known:
             flag = _FLAGS.get(name, name)
@@ -59,7 +61,7 @@ def new_model(recipe: Recipe, rows: Rows, *, seed: int, learning_rate: float | N
         parts = [tuple(p) if isinstance(p, list) else p for p in options["support"]]
         options["support"] = parts[0] if len(parts) == 1 else parts
     steps = recipe.options.get("steps")
-    if steps is not None:
+    if steps is not None or categories:
         options.setdefault("support", "real")
     try:
         flow: Any = family(size, **{k: v for k, v in options.items() if k in known})
@@ -70,6 +72,10 @@ def new_model(recipe: Recipe, rows: Rows, *, seed: int, learning_rate: float | N
             steps = steps * size if len(steps) == 1 else steps
             flow = distributions.Dequantized(flow, steps)
             flow.seed = recipe.seed
+        if categories:
+            flow = distributions.WithCategories(
+                flow, categories, context_size=context_size, seed=seed
+            )
         model = FlowModel(flow)
         if not recipe.degrees:
             model.adapt(*_named(recipe, rows))

@@ -66,6 +66,7 @@ class Recipe:
       seed: of the split and the training.
       digest: hash of the rows.
       format: separator, decimal mark and encoding of the table.
+      labels: the categories of the columns that hold no numbers; these come first.
       best: which of the flows is best on validation rows, from 1.
       scores: log-densities of the training rows, in order, at most 1,001 of them.
     """
@@ -84,6 +85,7 @@ class Recipe:
     seed: int = 0
     digest: str = ""
     format: dict[str, Any] = dataclasses.field(default_factory=dict)
+    labels: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     best: int = 1
     scores: list[float] = dataclasses.field(default_factory=list)
 
@@ -111,9 +113,18 @@ class Recipe:
                 raise InputError(f"Column {name!r} is in both --columns and --exclude.")
         if not columns:
             raise InputError(f"{data} has no columns but those of --context and --exclude.")
+        tables.check_columns(frame, columns, data)
+        found = {name: tables.labels_of(frame[name], data) for name in columns}
+        labels = {name: words for name, words in found.items() if words is not None}
+        columns = [*labels, *(name for name in columns if name not in labels)]
+        if len(labels) == len(columns):
+            raise InputError(
+                f"{data} has no column of numbers to model, but categories: {', '.join(labels)}."
+            )
         path = Path(data)
         data = str(path.resolve()) if path.suffix else data  # To be found from another folder.
-        return cls(**{**asked, "data": data, "columns": columns, "context": context})
+        known = {"data": data, "columns": columns, "context": context, "labels": labels}
+        return cls(**{**asked, **known})
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
@@ -141,7 +152,8 @@ class Recipe:
     @property
     def in_own_units(self) -> bool:
         """Whether the flow takes data as they are: nothing else can stand beside it in a stack."""
-        return self.on_circle or bool({"support", "steps"} & {*self.options})
+        own = bool({"support", "steps"} & {*self.options})
+        return own or self.on_circle or bool(self.labels)
 
     def check_resumed(self, asked: Mapping[str, Any], out: Path) -> None:
         """Raise an InputError if the user asks for something else than `out` was fitted with."""
@@ -184,8 +196,22 @@ class Recipe:
         c = None
         if self.context:
             c = tables.numbers(frame, self.context, source, truth_values=True)
-        y = tables.numbers(frame, self.columns, source)
-        return Rows((y + 180) % 360 - 180 if self.degrees else y, c)
+        measured = self.columns[len(self.labels) :]
+        y = tables.numbers(frame, measured, source)
+        y = (y + 180) % 360 - 180 if self.degrees else y
+        if self.labels:
+            tables.check_columns(frame, self.columns, source)
+            found = [tables.codes(frame[k], words, source) for k, words in self.labels.items()]
+            y = np.column_stack([*found, y])
+        return Rows(y, c)
+
+    def written(self, y: np.ndarray) -> list[np.ndarray]:
+        """Events as columns of a table: categories by their labels."""
+        labels = list(self.labels.values())
+        return [
+            np.array(labels[i])[column.astype(int)] if i < len(labels) else column
+            for i, column in enumerate(y.T)
+        ]
 
     def split(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Indices of the rows for training, validation and test, drawn by `seed`.

@@ -57,5 +57,5 @@ def sample(
             c = tables.numbers(frame, recipe.context, context)
         seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
         drawn = fitted.sample(flow, n, c, seed)
-        values = [*([] if c is None else np.repeat(c, n, axis=0).T), *drawn.T]
+        values = [*([] if c is None else np.repeat(c, n, axis=0).T), *recipe.written(drawn)]
         tables.write(out, [*recipe.context, *recipe.columns], values)

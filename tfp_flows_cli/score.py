@@ -56,7 +56,7 @@ def score(
         tables.check_columns(frame, columns, data)
         usable = np.ones(len(frame), bool)
         if skip_bad:
-            usable = tables.usable_rows(frame, columns)
+            usable = tables.usable_rows(frame, columns, recipe.labels)
             if not usable.any():
                 raise InputError(f"{data} has no row of numbers in {', '.join(columns)}.")
         scores = np.full(len(frame), np.nan, flow.event_dtype)

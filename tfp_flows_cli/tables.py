@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ __all__ = [
     "check_columns",
     "check_source",
     "check_writable",
+    "codes",
+    "labels_of",
     "numbers",
     "read",
     "usable_rows",
@@ -46,6 +48,7 @@ BUILT_IN = (
 _LARGEST = 1e100  # Squares of larger values leave float64.
 _TEXT = (".csv", ".tsv", ".txt", ".dat")
 _PACKED = (".gz", ".bz2", ".xz")
+_MOST_LABELS = 50
 
 
 def check_source(source: str) -> None:
@@ -140,10 +143,55 @@ def column_values(series: pd.Series) -> np.ndarray:
     return pd.to_numeric(series, errors="coerce").to_numpy("float64", na_value=np.nan)
 
 
-def usable_rows(frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
-    """Which rows have a finite number within ±1e100 in each of the columns."""
-    values = np.stack([column_values(frame[column]) for column in columns], axis=-1)
-    return (np.abs(values) <= _LARGEST).all(axis=1)
+def usable_rows(
+    frame: pd.DataFrame, columns: Sequence[str], labels: Mapping[str, Sequence[str]]
+) -> np.ndarray:
+    """Which rows have a finite number within ±1e100 in each of the columns, or a known label."""
+    usable = np.ones(len(frame), bool)
+    for column in columns:
+        if column in labels:
+            usable &= frame[column].astype(str).isin(labels[column]).to_numpy()
+        else:
+            usable &= np.abs(column_values(frame[column])) <= _LARGEST
+    return usable
+
+
+def labels_of(series: pd.Series, source: str) -> list[str] | None:
+    """The categories of a column of truth values, text or categories, sorted; else None.
+
+    Raises:
+      InputError: there are more than 50, or more than one for every five rows.
+    """
+    import pandas as pd
+
+    present = series[series.notna()]
+    is_text = series.dtype.kind == "O" or not isinstance(series.dtype, np.dtype)
+    if (series.dtype.kind != "b" and not is_text) or not len(present):
+        return None
+    if pd.to_numeric(present.astype(str), errors="coerce").notna().mean() > 0.5:
+        return None  # Numbers, some of which may be damaged.
+    found = sorted(present.astype(str).unique())
+    if len(found) > min(_MOST_LABELS, max(len(present) / 5, 2)):
+        raise InputError(
+            f"{source}: column {series.name!r} holds text such as {present.iloc[0]!r} with "
+            f"{len(found)} different values, too many for categories: leave it out (--exclude "
+            f"{series.name})."
+        )
+    return found
+
+
+def codes(series: pd.Series, labels: Sequence[str], source: str) -> np.ndarray:
+    """A column of categories as 0, 1, ..., by the place of its values among the labels."""
+    places = {label: float(i) for i, label in enumerate(labels)}
+    values = series.astype(str).where(series.notna())
+    found = values.map(places).to_numpy("float64", na_value=np.nan)
+    if np.isnan(found).any():
+        row = int(np.isnan(found).argmax())
+        raise InputError(
+            f"{source}: column {series.name!r} must hold one of {', '.join(labels[:10])}, but is "
+            f"{series.iloc[row]!r} in row {row + 1}."
+        )
+    return found
 
 
 def write(out: Path | None, columns: Sequence[str], values: Sequence[Any]) -> None:

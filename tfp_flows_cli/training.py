@@ -37,6 +37,7 @@ def train(
     patience: int,
     batch_size: int | None,
     noise: float,
+    categories: int,
     seed: int,
     seconds: float,
 ) -> None:
@@ -48,6 +49,7 @@ def train(
     that are bound to each other by a straight line.
 
     Args:
+      categories: so many columns come first, of categories, that get no noise.
       seconds: training stops at the first end of an epoch that is later.
 
     Source: Jonas Rothfuss et al., "Noise Regularization for Conditional Density Estimation" (2019).
@@ -73,7 +75,7 @@ def train(
         restart_averages(model.optimizer)
     try:
         model.fit(
-            _batches(rows, batch_size, noise, model.event_dtype),
+            _batches(rows, batch_size, noise, categories, model.event_dtype),
             initial_epoch=before.epochs,
             epochs=epochs,
             validation_data=validation.inputs if len(validation) else None,
@@ -91,10 +93,12 @@ def train(
     typer.echo(f"Trained for {after.epochs} epochs{why}. Kept: epoch {after.best_epoch}.")
 
 
-def _batches(rows: Rows, size: int, noise: float, dtype: str) -> tf.data.Dataset:
+def _batches(rows: Rows, size: int, noise: float, categories: int, dtype: str) -> tf.data.Dataset:
     """Batches for `FlowModel.fit`, shuffled and with fresh noise in every epoch."""
     parts = [tf.constant(part, dtype) for part in rows.inputs]
-    triangles = [tf.constant(noise * _triangle(part), dtype) for part in rows.inputs]
+    triangles = [noise * _triangle(part) for part in rows.inputs]
+    triangles[-1][:categories] = 0
+    triangles = [tf.constant(triangle, dtype) for triangle in triangles]
 
     def batch(index: tf.Tensor) -> tuple[tf.Tensor, ...] | tf.Tensor:
         chosen = [tf.gather(part, index) for part in parts]
