@@ -11,7 +11,7 @@ import pytest
 
 import tfp_flows
 from tfp_flows import datasets, flows
-from tfp_flows_cli import options, tables
+from tfp_flows_cli import options, tables, values
 from tfp_flows_cli.errors import InputError
 from tfp_flows_cli.text import Format
 
@@ -41,7 +41,7 @@ def test_the_kind_of_text_is_found_out(name, tmp_path):
         path.write_bytes(TEXTS[name].encode(encoding))
         frame = tables.read(str(path))
         assert list(frame) == ["a", "b"]
-        np.testing.assert_array_equal(tables.numbers(frame, ["a", "b"], "it"), EXPECTED)
+        np.testing.assert_array_equal(values.numbers(frame, ["a", "b"], "it"), EXPECTED)
 
 
 @pytest.mark.parametrize("packing", ["gz", "bz2", "xz"])

@@ -212,7 +212,7 @@ def _prepare(
     form: tuple[str | None, str | None, str | None],
 ) -> tuple[Any, Any]:
     """The recipe, and the rows of the table, checked and split; all without TensorFlow."""
-    from tfp_flows_cli import checks, tables
+    from tfp_flows_cli import checks, tables, values
     from tfp_flows_cli.recipe import Recipe
     from tfp_flows_cli.splits import Split
     from tfp_flows_cli.text import Format
@@ -232,8 +232,8 @@ def _prepare(
     numbers = np.arange(1, len(frame) + 1)
     used = [*recipe.context, *recipe.columns]
     if drop_missing:
-        tables.check_columns(frame, used, data)
-        usable = tables.usable_rows(frame, used, recipe.labels)
+        values.check_names(frame, used, data)
+        usable = values.usable_rows(frame, used, recipe.labels)
         if not usable.all():
             typer.echo(f"Left out {(~usable).sum():,} of {len(frame):,} rows without a number.")
         frame, numbers = frame[usable], numbers[usable]

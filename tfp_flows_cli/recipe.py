@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfp_flows_cli import tables
+from tfp_flows_cli import tables, values
 from tfp_flows_cli.errors import InputError
 from tfp_flows_cli.text import Format
 
@@ -99,7 +99,7 @@ class Recipe:
     ) -> Recipe:
         """The recipe for a table with what the user asked for; checks the names of columns."""
         context = asked.get("context", [])
-        tables.check_columns(frame, exclude, data)
+        values.check_names(frame, exclude, data)
         apart = [*context, *exclude]
         columns = asked.get("columns", [name for name in frame.columns if name not in apart])
         for option, names in (("--columns", columns), ("--context", context)):
@@ -113,8 +113,8 @@ class Recipe:
                 raise InputError(f"Column {name!r} is in both --columns and --exclude.")
         if not columns:
             raise InputError(f"{data} has no columns but those of --context and --exclude.")
-        tables.check_columns(frame, columns, data)
-        found = {name: tables.labels_of(frame[name], data) for name in columns}
+        values.check_names(frame, columns, data)
+        found = {name: values.labels_of(frame[name], data) for name in columns}
         labels = {name: words for name, words in found.items() if words is not None}
         columns = [*labels, *(name for name in columns if name not in labels)]
         if len(labels) == len(columns):
@@ -195,13 +195,13 @@ class Recipe:
         """The values of the columns and the context, by their names; degrees around 0."""
         c = None
         if self.context:
-            c = tables.numbers(frame, self.context, source, truth_values=True)
+            c = values.numbers(frame, self.context, source, truth_values=True)
         measured = self.columns[len(self.labels) :]
-        y = tables.numbers(frame, measured, source)
+        y = values.numbers(frame, measured, source)
         y = (y + 180) % 360 - 180 if self.degrees else y
         if self.labels:
-            tables.check_columns(frame, self.columns, source)
-            found = [tables.codes(frame[k], words, source) for k, words in self.labels.items()]
+            values.check_names(frame, self.columns, source)
+            found = [values.codes(frame[k], words, source) for k, words in self.labels.items()]
             y = np.column_stack([*found, y])
         return Rows(y, c)
 

@@ -33,7 +33,7 @@ def sample(
 ) -> None:
     """Draw new rows and write them, in front of them the context that they are given."""
     with in_one_line():
-        from tfp_flows_cli import tables
+        from tfp_flows_cli import tables, values
         from tfp_flows_cli.text import Format
 
         tables.check_writable(out)
@@ -54,8 +54,8 @@ def sample(
         c = None
         if frame is not None and context is not None:
             recipe = recipe.named_by(frame, context, ["context"])
-            c = tables.numbers(frame, recipe.context, context)
+            c = values.numbers(frame, recipe.context, context)
         seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
         drawn = fitted.sample(flow, n, c, seed)
-        values = [*([] if c is None else np.repeat(c, n, axis=0).T), *recipe.written(drawn)]
-        tables.write(out, [*recipe.context, *recipe.columns], values)
+        parts = [*([] if c is None else np.repeat(c, n, axis=0).T), *recipe.written(drawn)]
+        tables.write(out, [*recipe.context, *recipe.columns], parts)

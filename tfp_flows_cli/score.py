@@ -37,7 +37,7 @@ def score(
     not made by `fit`, columns count by their place, those of the context first.
     """
     with in_one_line():
-        from tfp_flows_cli import tables
+        from tfp_flows_cli import tables, values
         from tfp_flows_cli.text import Format
 
         tables.check_writable(out)
@@ -46,17 +46,17 @@ def score(
             raise InputError(f"There is no model {model}.")
         frame = tables.read(data, Format(sep, decimal, encoding))
         if id is not None:
-            tables.check_columns(frame, [id], data)
+            values.check_names(frame, [id], data)
 
         from tfp_flows_cli import fitted
 
         flow, recipe = fitted.load(model)
         recipe = recipe.named_by(frame.drop(columns=[] if id is None else [id]), data)
         columns = [*recipe.context, *recipe.columns]
-        tables.check_columns(frame, columns, data)
+        values.check_names(frame, columns, data)
         usable = np.ones(len(frame), bool)
         if skip_bad:
-            usable = tables.usable_rows(frame, columns, recipe.labels)
+            usable = values.usable_rows(frame, columns, recipe.labels)
             if not usable.any():
                 raise InputError(f"{data} has no row of numbers in {', '.join(columns)}.")
         scores = np.full(len(frame), np.nan, flow.event_dtype)
