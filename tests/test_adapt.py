@@ -228,6 +228,17 @@ def test_a_robust_scale_is_exact_and_keeps_the_bulk():
     np.testing.assert_allclose(made.log_prob(x), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("far", [1e4, 1e6, 1e12])
+def test_a_robust_scale_of_one_outlier_however_far(far):
+    x = normal(500, 2)
+    x[3, 1] = far
+    made = model()
+    made.adapt(x, scale="robust")
+    np.testing.assert_allclose(made.event_standardizer.shift, [0, 0], atol=0.2)
+    np.testing.assert_allclose(made.event_standardizer.scale, [1, 1], atol=0.2)
+    np.testing.assert_array_equal(np.isnan(made.log_prob(x)), False)
+
+
 def test_a_robust_scale_reaches_what_starts_from_data():
     steps = tfb.Chain([bijectors.Permutation(2, "reversed"), bijectors.ActNorm(2)])
     made = FlowModel(Flow(tfd.MultivariateNormalDiag(tf.zeros(2)), steps))

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from helpers import randomize
 
-from tfp_flows import Flow, FlowModel, bijectors
+from tfp_flows import Flow, FlowModel, bijectors, flows
 from tfp_flows.distributions import reversible
 
 tfd, tfb = tfp.distributions, tfp.bijectors
@@ -361,3 +361,15 @@ def test_infinite_events_behind_an_affine_map():
     flow = Flow(base(), tfb.Chain([bijectors.Rotation2D(0.7), coupling()]))
     np.testing.assert_array_equal(flow.log_prob([[np.inf, np.inf], [0.0, -np.inf]]), -INF)
     assert np.isnan(flow.log_prob([np.inf, np.nan]))
+
+
+@pytest.mark.parametrize("family", ["sum_of_squares", "neural_spline", "maf", "real_nvp"])
+def test_events_that_are_far_out_have_a_density_and_no_nan(family):
+    """Squares of these values leave float32, and networks make NaN of some."""
+    flow = randomize(flows.get(family, 2, layers=2, hidden_units=(8,), seed=0), stddev=0.8)
+    values = [1e18, 1e19, 1e20, 1e30, 3e38]
+    rows = [[sign * value, 0.1] for value in values for sign in (1, -1)]
+    events = np.array([[0.1, 0.2], *rows, *(row[::-1] for row in rows), [np.nan, 1e30]], "float32")
+    found = flow.log_prob(events).numpy()
+    assert np.isfinite(found[0]) and np.isnan(found[-1])
+    assert (found[1:-1] < -1e30).all()

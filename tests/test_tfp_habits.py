@@ -271,6 +271,44 @@ def test_one_column_has_cumulative_probabilities_and_quantiles(name):
     np.testing.assert_allclose(slope[1:3], flow.prob(y)[1:3], rtol=0.05)
 
 
+def adapted_support(low, high):
+    support = bijectors.Support(1, (low, high))
+    share = np.random.default_rng(0).beta(0.05, 0.05, size=(2000, 1))
+    support.adapt(low + (high - low) * np.clip(share, 1e-3, 1 - 1e-3))
+    return support
+
+
+@pytest.mark.parametrize(
+    ("make", "below", "above"),
+    [
+        (lambda: Flow(independent(1), adapted_support(0.0, 1.0)), -1.0, 2.0),
+        (lambda: Flow(independent(1), adapted_support(1000.0, 1001.0)), 0.0, 2000.0),
+        (
+            lambda: Flow(
+                tfd.Independent(tfd.StudentT([1.5], 0.0, 1.0), 1), bijectors.Support(1, (0.0, 1.0))
+            ),
+            -1.0,
+            2.0,
+        ),
+        (lambda: Flow(independent(1), bijectors.BimodalSoftsign(1e7)), -2.0, 2.0),
+        (lambda: flows.neural_spline(1, support=(0.0, 1.0), **SMALL), -1.0, 2.0),
+        (
+            lambda: Flow(independent(1), tfb.Chain([tfb.Scale(-1.0), adapted_support(0.0, 1.0)])),
+            -2.0,
+            1.0,
+        ),
+    ],
+)
+def test_beyond_the_support_probabilities_are_0_and_1(make, below, above):
+    flow = make()
+    y = np.array([[below], [above]], "float32")
+    assert (flow.log_prob(y).numpy() == -np.inf).all()
+    np.testing.assert_array_equal(flow.cdf(y), [0, 1])
+    np.testing.assert_array_equal(flow.survival_function(y), [1, 0])
+    np.testing.assert_array_equal(flow.log_cdf(y), [-np.inf, 0])
+    np.testing.assert_array_equal(flow.log_survival_function(y), [0, -np.inf])
+
+
 def test_one_column_given_context():
     flow = randomize(flows.real_nvp(1, context_size=2, **SMALL), stddev=0.3)
     with pytest.raises(ValueError, match="`context` is missing"):

@@ -42,7 +42,7 @@ def cumulative(flow: TransformedDistributionBase, y: tf.Tensor, name: str) -> tf
     y = tf.cast(y, flow.dtype)
     rank = flow.event_shape.rank
     first, second = _quartiles(base, bijector, flow.dtype, rank)
-    x, is_outside = _inverse(bijector, y)
+    x, is_outside = _inverse(bijector, y, rank)
     rises, falls = getattr(base, name)(x), getattr(base, _MIRRORED[name])(x)
     value = tf.where(first < second, rises, falls)
     below, above = (tf.constant(end, value.dtype) for end in _BEYOND[name])
@@ -53,16 +53,20 @@ def cumulative(flow: TransformedDistributionBase, y: tf.Tensor, name: str) -> tf
     return value[..., 0] if rank else value
 
 
-def _inverse(bijector: tfb.Bijector, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _inverse(bijector: tfb.Bijector, y: tf.Tensor, rank: int) -> tuple[tf.Tensor, tf.Tensor]:
     """The inverse, and where events are infinite or outside of the range."""
     is_outside = tf.math.is_inf(y)
     x = tf.where(is_outside, tf.zeros_like(y), y)  # A new tensor, which no cache knows.
     for part in flatten_chain(bijector):
+        ndims = part.inverse_min_event_ndims
         if has_edges(part):
             x, _, beyond = inverse_within(part, x, edges=False)
-            is_outside |= tf.reshape(beyond, tf.shape(y))
         else:
-            x = part.inverse(x)
+            # Those of this package have an inverse everywhere, and say by the log-det where the
+            # event is beyond their range.
+            log_det = part.inverse_log_det_jacobian(x, ndims)
+            x, beyond = part.inverse(x), log_det == -math.inf
+        is_outside |= beyond[..., tf.newaxis] if ndims == rank == 1 else beyond
     return x, is_outside
 
 

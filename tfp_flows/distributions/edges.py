@@ -20,7 +20,14 @@ from tfp_flows.networks.conditioner import Conditioner
 from tfp_flows.ops.capabilities import has_closed_inverse, is_formula, is_learned
 from tfp_flows.ops.internals import InvertBase, TransformedDistributionBase, is_injective
 
-__all__ = ["has_edges", "inverse_within", "is_below_fold", "with_edges", "without_infinite"]
+__all__ = [
+    "has_edges",
+    "inverse_within",
+    "is_below_fold",
+    "is_far_out",
+    "with_edges",
+    "without_infinite",
+]
 
 
 # Distributions of TFP made of those of scalars, and those that give NaN where their density is 0.
@@ -47,6 +54,15 @@ def without_infinite(y: tf.Tensor, event_ndims: int) -> tuple[tf.Tensor, tf.Tens
     infinite = _any(tf.math.is_inf(y), event_ndims)
     replaced = _widen(infinite, event_ndims) & ~tf.math.is_nan(y)
     return tf.where(replaced, tf.zeros_like(y), y), infinite
+
+
+def is_far_out(y: tf.Tensor, event_ndims: int) -> tf.Tensor:
+    """Which events are so far out that squares of what networks make of them leave the dtype.
+
+    Some of these have a density of NaN: `(...)`.
+    """
+    size = tf.reduce_sum(tf.abs(y), axis=list(range(-event_ndims, 0)))  # NaN of what has a NaN.
+    return size > tf.constant(y.dtype.max**0.375, y.dtype)
 
 
 def is_below_fold(bijector: tfb.Bijector, y: tf.Tensor, event_ndims: int) -> tf.Tensor:

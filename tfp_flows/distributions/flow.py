@@ -16,7 +16,7 @@ from tfp_flows.distributions.chain import Given, flatten_chain, shared_context_s
 from tfp_flows.distributions.chunks import is_batch_independent, map_chunks
 from tfp_flows.distributions.conditional import Conditional
 from tfp_flows.distributions.cumulative import cumulative, quantile
-from tfp_flows.distributions.edges import is_below_fold, with_edges, without_infinite
+from tfp_flows.distributions.edges import is_below_fold, is_far_out, with_edges, without_infinite
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.embedding import Embedding
 from tfp_flows.ops.capabilities import (
@@ -231,6 +231,7 @@ class Flow(Conditional, TransformedDistributionBase):
         Raises:
           NotImplementedError: the bijector is not injective.
         """
+        far_out = is_far_out(y, self.event_shape.rank)
         # A new tensor, too, which TFP's caches do not know: they look inputs up by identity.
         y, infinite = without_infinite(y, self.event_shape.rank)
         bijector = with_edges(self.bijector, self.distribution)
@@ -240,7 +241,7 @@ class Flow(Conditional, TransformedDistributionBase):
             edged = tfd.TransformedDistribution(self.distribution, bijector)
             measure = edged.experimental_local_measure
         density, tangent_space = measure(y, backward_compat=backward_compat)
-        no_density = infinite & ~tf.math.is_nan(density)
+        no_density = tf.where(tf.math.is_nan(density), far_out, infinite)
         density = tf.where(no_density, tf.constant(-math.inf, density.dtype), density)
         return density, tangent_space
 

@@ -111,7 +111,8 @@ class Standardizer(keras.layers.Layer):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Median and spread; of a context whose quartiles are equal, as of a class, the others."""
         median, spread = robust_moments(data)
-        equal = spread <= 100 * np.finfo(self.dtype).eps * np.abs(data).max(0)
+        # Beside the median, not beside the largest value: that may be an outlier.
+        equal = spread <= 100 * np.finfo(self.dtype).eps * np.abs(median)
         if equal.any() and not self.may_be_constant:
             raise ValueError(
                 f"`{name}` must have quartiles that differ, for scale='robust'. Received: column "

@@ -108,7 +108,7 @@ def stages(
     axes = axes_for(ax, len(views), (2.8, 2.2) if size == 1 else (2.5, 2.6))
     start = views[0].samples[:, pair] > np.median(views[0].samples[:, pair], axis=0)
     limits = limits_of([view.samples[:, pair] for view in views], extent, square=True)
-    names = [f"x{column}" for column in pair]
+    names = [*(f"x{column}" for column in pair), ""]
     for axis, k, view in zip(axes, shown, views, strict=True):
         points = view.samples[:, pair]
         if size == 1:
@@ -250,12 +250,10 @@ def samples(
                 filled = label == "data"
                 draw_histogram(axis, points[:, i], limits[i], color, label, filled, least)
         bottom, left = names[j] if i == k - 1 else "", names[i] if j == 0 < i else ""
-        within = limits[[j]] if i == j else limits[[j, i]]
-        legend = i == j == 0 and len(tables) == 2
+        within, legend = limits[[j] if i == j else [j, i]], i == j == 0 and len(tables) == 2
         frame(axis, within, xlabel=bottom, ylabel=left, legend=legend, equal=False)
     if k > 1 and len(tables) == 2:
-        title = axes[0, 0].figure.suptitle("samples below the diagonal, data above it")
-        title.set_fontsize(9)
+        axes[0, 0].figure.suptitle("samples below the diagonal, data above it", fontsize=9)
     return axes[0, 0].figure.figure
 
 
@@ -293,8 +291,7 @@ def marginals(
         limits = limits_of([points, None if data is None else data[:, [column]]])
         least = len(points) if data is None else min(len(points), len(data))
         if data is not None:
-            values = data[:, column]
-            draw_histogram(axis, values, limits[0], DATA_COLOR, "data", True, least)
+            draw_histogram(axis, data[:, column], limits[0], DATA_COLOR, "data", True, least)
         if view.size == 1 and np.ndim(context) < 2:
             draw_density(axis, view, limits, 400)
         else:

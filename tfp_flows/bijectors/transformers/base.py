@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Transformer"]
+__all__ = ["Transformer", "log_softmax"]
 
 Pair = tuple[tf.Tensor, tf.Tensor]
 
@@ -64,6 +64,15 @@ def match_shape(log_det: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     if log_det.shape.rank == y.shape.rank and log_det.shape.as_list() == y.shape.as_list():
         return log_det
     return tf.broadcast_to(log_det, tf.shape(y))
+
+
+def log_softmax(raw: tf.Tensor) -> tf.Tensor:
+    """`log(exp r_k / Σ_j exp r_j)` over the axis of parameters, the last but one.
+
+    The gradient of `tf.nn.log_softmax` over another axis than the last cannot be compiled by XLA
+    within a loop, as that of sampling is.
+    """
+    return raw - tf.reduce_logsumexp(raw, axis=-2, keepdims=True)
 
 
 def bounded(raw: tf.Tensor, bound: float) -> tf.Tensor:

@@ -14,6 +14,7 @@ from tfp_flows.bijectors.transformers.base import (
     Transformer,
     check_below_one,
     check_positive,
+    log_softmax,
 )
 from tfp_flows.bijectors.transformers.numerical import numerical_inverse
 from tfp_flows.ops.checks import positive_int
@@ -81,7 +82,7 @@ class Bernstein(Transformer):
         slope_basis = _binomials(n - 1, x.dtype) * up[..., :-1, :] * down[..., 1:, :]
         # In units of the identity's increments, which are 1: what the parameters change.
         # By way of the logarithm: on some machines, `tf.nn.softmax` takes 5 dimensions at most.
-        shares = tf.exp(tf.nn.log_softmax(parameters, axis=-2))
+        shares = tf.exp(log_softmax(parameters))
         changes = (1 - self.min_slope) * ((n - 2) * shares - 1)
         outer = [[0, 0]] * (parameters.shape.rank - 2)
         increments = tf.pad(changes, [*outer, [1, 1], [0, 0]]) + 1

@@ -15,6 +15,7 @@ from tfp_flows.bijectors.transformers.base import (
     bounded,
     check_below_one,
     check_positive,
+    log_softmax,
 )
 from tfp_flows.bijectors.transformers.numerical import numerical_inverse
 from tfp_flows.ops.checks import positive_int
@@ -108,7 +109,7 @@ class DeepDenseSigmoidal(Transformer):
                 _matrix(mix, n) + rows, u[..., None, :, :], log_du[..., None, :, :]
             )
             # U of the next layer.
-            log_u = tf.nn.log_softmax(_matrix(inner, n), axis=-2)
+            log_u = log_softmax(_matrix(inner, n))
             h = tf.reduce_sum(tf.exp(log_u) * h[..., None, :, :], -2)
             log_slope = tf.reduce_logsumexp(log_u + log_slope[..., None, :, :], -2)
         raw, shift, mix = parts[-3:]
@@ -251,7 +252,7 @@ def _logit_of_mixture(mix: tf.Tensor, u: tf.Tensor, log_du: tf.Tensor) -> Pair:
 
     The sum is over the last axis but one. σ and 1 - σ stay logarithms: neither rounds to 1.
     """
-    log_w = tf.nn.log_softmax(mix, axis=-2)
+    log_w = log_softmax(mix)
     log_s, log_not_s = tf.math.log_sigmoid(u), tf.math.log_sigmoid(-u)
     log_p = tf.reduce_logsumexp(log_w + log_s, -2)
     log_q = tf.reduce_logsumexp(log_w + log_not_s, -2)
