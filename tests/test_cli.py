@@ -406,6 +406,23 @@ def test_categories_beside_numbers(folder):
     assert "1 of 120 rows" in run("score", out, folder / "eel.csv", "--skip-bad").stderr
 
 
+def test_rows_without_a_number_are_left_out_and_numbered_as_in_the_table(folder):
+    table = make_table(70)
+    table.loc[[0, 5], "weight"] = np.nan
+    path, out = folder / "holes.csv", folder / "holes"
+    table.to_csv(path, index=False)
+    command = ["fit", path, "--out", out, *QUICK, "--exclude", "age", "--plain"]
+    result = run(*command)
+    assert result.exit_code == 1 and "has no value in row 1 (2 such rows)" in result.stderr
+    result = run(*command, "--drop-missing")
+    assert result.exit_code == 0, result.output
+    assert "Left out 2 of 70 rows without a number." in result.output
+    assert "68 rows: " in result.output
+    assert run("plot", out, "--out", folder / "again").exit_code == 0
+    result = run("fit", path, "--out", out, "--resume", "--epochs", 3)
+    assert result.exit_code == 0, result.output
+
+
 def test_ties_sentinels_and_outliers_are_named(folder):
     table = make_table()
     table["age"] = np.round(table["age"] / 20)

@@ -144,6 +144,7 @@ def fit(
             "members": options.integer("--members", members, least=1),
             "plain": plain or None,
             "degrees": degrees or None,
+            "drop_missing": drop_missing or None,
             "noise": options.number("--noise", noise, below=1, zero=True),
             "validation": options.number("--validation", validation, below=1, zero=True),
             "test": options.number("--test", test, below=1, zero=True),
@@ -165,9 +166,7 @@ def fit(
         out = out or Path("runs") / _stem(data or "faithful")
         if out.exists() and not resume:
             raise InputError(f"{out} exists: choose another --out, or --resume the fit in it.")
-        recipe, split = _prepare(
-            data, asked, excluded, out, resume, drop_missing, (sep, decimal, encoding)
-        )
+        recipe, split = _prepare(data, asked, excluded, out, resume, (sep, decimal, encoding))
 
         from tfp_flows_cli.quiet import load_tensorflow
 
@@ -208,11 +207,10 @@ def _prepare(
     excluded: list[str],
     out: Path,
     resume: bool,
-    drop_missing: bool,
     form: tuple[str | None, str | None, str | None],
 ) -> tuple[Any, Any]:
     """The recipe, and the rows of the table, checked and split; all without TensorFlow."""
-    from tfp_flows_cli import checks, tables, values
+    from tfp_flows_cli import checks, tables
     from tfp_flows_cli.recipe import Recipe
     from tfp_flows_cli.splits import Split
     from tfp_flows_cli.text import Format
@@ -229,16 +227,11 @@ def _prepare(
     if recipe is None:
         recipe = Recipe.new(frame, data, asked, excluded)
         recipe = dataclasses.replace(recipe, format=dataclasses.asdict(text))
-    numbers = np.arange(1, len(frame) + 1)
     used = [*recipe.context, *recipe.columns]
-    if drop_missing:
-        values.check_names(frame, used, data)
-        usable = values.usable_rows(frame, used, recipe.labels)
-        if not usable.all():
-            typer.echo(f"Left out {(~usable).sum():,} of {len(frame):,} rows without a number.")
-        frame, numbers = frame[usable], numbers[usable]
-        if not len(frame):
-            raise InputError(f"{data} has no row with a number in each of {', '.join(used)}.")
+    usable = recipe.usable(frame, data)
+    if not usable.all():
+        typer.echo(f"Left out {(~usable).sum():,} of {len(frame):,} rows without a number.")
+    frame, numbers = frame[usable], np.arange(1, len(frame) + 1)[usable]
     rows = recipe.rows(frame, data)
     if resume and rows.digest() != recipe.digest:
         raise InputError(f"{data} holds other values than those that {out} was fitted to.")

@@ -62,6 +62,7 @@ def fit_members(
     `first` is the first flow, if the fit is new.
     """
     end = time.monotonic() + 60 * training.minutes
+    classical_seconds = _SHARE_OF_CLASSICAL * 60 * training.minutes
     models: list[FlowModel] = []
     others: list[Candidate] = []
     count = 1 if recipe.plain else recipe.members
@@ -73,7 +74,6 @@ def fit_members(
         if not i:
             weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
             typer.echo(f"{recipe.flow}: {weights:,} weights, {model.event_dtype}.")
-            others = _classical(model, recipe, split, _SHARE_OF_CLASSICAL * 60 * training.minutes)
         noise = _noise(recipe, len(split.train), i)
         if count > 1:
             typer.echo(f"Flow {i + 1} of {count}, with noise {noise:.2g}:")
@@ -89,9 +89,12 @@ def fit_members(
             noise=noise,
             categories=len(recipe.labels),
             seed=recipe.seed + i,
-            seconds=max(end - time.monotonic(), 1.0) / (count - i),
+            seconds=max(end - time.monotonic() - (0 if i else classical_seconds), 1.0)
+            / (count - i),
         )
         models.append(model)
+        if not i:  # Now, for the first epoch to be seen early.
+            others = _classical(model, recipe, split, classical_seconds)
     return models, others
 
 

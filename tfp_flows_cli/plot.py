@@ -44,14 +44,14 @@ def plot(
         flow, recipe = fitted.load(model)
         folder = model if model.is_dir() else model.parent
         out = out or folder
-        if data is None and recipe.data:
+        if data is None and recipe.data not in ("", "-"):  # Standard input was read once.
             data, frame = recipe.data, recipe.read()
         if data is None and recipe.context:
             raise InputError(f"{model} has a context: give DATA with values of it.")
         rows = None
         if frame is not None and data is not None:
             recipe = recipe.named_by(frame, data)
-            rows = recipe.rows(frame, data)
+            rows = recipe.rows(frame[recipe.usable(frame, data)], data)
         make_folder(out)
     history = folder / "history.csv" if recipe.data else None
     with in_one_line():

@@ -60,6 +60,7 @@ class Recipe:
       members: number of flows with other seeds.
       plain: one flow alone, no stack.
       degrees: angles in degrees, for flows on the circle.
+      drop_missing: whether rows without a number in a column are left out.
       noise: of training rows; None for what validation rows say.
       validation: share of the rows that says when to stop.
       test: share of the rows for the report.
@@ -79,6 +80,7 @@ class Recipe:
     members: int = 2
     plain: bool = False
     degrees: bool = False
+    drop_missing: bool = False
     noise: float | None = None
     validation: float = 0.15
     test: float = 0.15
@@ -190,6 +192,17 @@ class Recipe:
     def read(self) -> pd.DataFrame:
         """The table that it was fitted to."""
         return tables.read(self.data, Format(**self.format))
+
+    def usable(self, frame: pd.DataFrame, source: str) -> np.ndarray:
+        """Which rows are not left out."""
+        if not self.drop_missing:
+            return np.ones(len(frame), bool)
+        used = [*self.context, *self.columns]
+        values.check_names(frame, used, source)
+        found = values.usable_rows(frame, used, self.labels)
+        if not found.any():
+            raise InputError(f"{source} has no row with a number in each of {', '.join(used)}.")
+        return found
 
     def rows(self, frame: pd.DataFrame, source: str) -> Rows:
         """The values of the columns and the context, by their names; degrees around 0."""
