@@ -63,6 +63,8 @@ def test_what_the_user_says_counts(tmp_path):
         tables.read(str(path))
     with pytest.raises(InputError, match="--encoding: Python knows none called 'klingon'"):
         tables.read(str(path), Format(encoding="klingon"))
+    with pytest.raises(InputError, match=r"--decimal must be \. or a comma"):
+        tables.read(str(path), Format(decimal="x", encoding="cp1252"))
     with pytest.raises(InputError, match="--sep must be one character"):
         tables.read(str(path), Format(separator="::", encoding="cp1252"))
 

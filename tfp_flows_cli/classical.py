@@ -29,6 +29,8 @@ __all__ = [
 # Of the diagonal of covariances, in squared deviations of the columns: on ties and on planes a
 # mixture would raise its density for ever.
 _FLOORS = (1e-6, 1e-4, 1e-3, 1e-2)
+_FLOORS_OF_MANY_ROWS = (1e-6, 1e-3)
+_MANY_ROWS = 3000
 _COMPONENTS = (2, 4, 8, 16, 32, 64)
 _MOST_KERNELS = 5000
 _MOST_ROWS = 50_000
@@ -67,7 +69,7 @@ def gaussian_mixtures(
     end = time.monotonic() + seconds
     rows = _some(x, _MOST_ROWS, seed)
     found: list[Candidate] = []
-    for floor in _FLOORS:
+    for floor in _FLOORS if len(rows) < _MANY_ROWS else _FLOORS_OF_MANY_ROWS:
         best, worse = -np.inf, 0
         for components in _COMPONENTS:
             if 2 * components > len(rows) or worse == 2 or time.monotonic() > end:

@@ -28,7 +28,7 @@ __all__ = ["Training", "done_epochs", "finish", "fit_members", "new_folder", "ti
 
 _MOST_COLUMNS_OF_KERNELS = 12
 _MOST_MIXTURES = 8  # In the stack.
-_SHARE_OF_CLASSICAL = 0.15  # Of the time.
+_SHARE_OF_CLASSICAL = 0.25  # Of the time, at most.
 _SCORES = 1001
 
 

@@ -57,6 +57,8 @@ def read_text(source: str, form: Format) -> pd.DataFrame:
     """
     import pandas as pd
 
+    if form.decimal not in (None, ".", ","):
+        raise InputError(f"--decimal must be . or a comma. Received: {form.decimal!r}.")
     text = _decode(_bytes(source), source, form.encoding)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     lines = [line for line in lines if line.strip() and not line.startswith("#")]
