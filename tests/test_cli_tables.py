@@ -1,5 +1,6 @@
 """Tables as people have them: separators, decimals, encodings, comments, packing, pipes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import tfp_flows
 from tfp_flows import datasets, flows
 from tfp_flows_cli import options, tables, values
 from tfp_flows_cli.errors import InputError
+from tfp_flows_cli.recipe import Recipe
 from tfp_flows_cli.text import Format
 
 EXPECTED = pd.DataFrame({"a": [1.5, 2.5, -3.0], "b": [10.0, 20.25, 30.0]})
@@ -125,6 +127,19 @@ def test_help_and_errors_come_without_tensorflow(arguments, code, said, tmp_path
     assert done.returncode == code
     assert said in done.stdout + done.stderr
     assert seconds < 3  # Under 0.6 alone on a machine; the import of TensorFlow takes 5.
+
+
+def test_a_recipe_of_the_first_version_is_read(tmp_path):
+    path = tmp_path / "flow.json"
+    old = {"data": "faithful", "columns": ["a"], "context": [], "flow": "maf", "layers": 3}
+    path.write_text(json.dumps({**old, "hidden": None, "validation": 0.2, "test": 0.1, "seed": 4}))
+    recipe = Recipe.load(path)
+    assert recipe.plain and recipe.options == {"layers": 3} and recipe.flow == "maf"
+    recipe.save(path)
+    assert Recipe.load(path) == recipe
+    path.write_text('{"columns": 3}')
+    with pytest.raises(InputError, match="was not written by tfp-flows"):
+        Recipe.load(path)
 
 
 def test_standard_input_is_a_table(tmp_path):

@@ -132,7 +132,12 @@ class Recipe:
     def load(cls, path: Path) -> Recipe:
         """Read what `save` wrote."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            text = json.loads(path.read_text(encoding="utf-8"))
+            if "hidden" in text:  # Of the first version, which fitted one flow.
+                sizes = {"layers": text.pop("layers"), "hidden_units": text.pop("hidden")}
+                known = {name: size for name, size in sizes.items() if size is not None}
+                text |= {"options": known, "plain": True}
+            return cls(**text)
         except FileNotFoundError as error:
             raise InputError(f"There is no file {path}.") from error
         except (ValueError, TypeError, OSError) as error:
