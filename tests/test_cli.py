@@ -324,6 +324,36 @@ def test_a_report_names_what_is_as_good(fitted):
     assert "not ahead" not in " ".join(lines) and "ahead by 1.000 ± 0.02" in lines[-1]
 
 
+def test_a_model_that_is_no_stack_is_called_what_it_is(folder):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal([[0.0, 5.0]], 1, (300, 2)), columns=["p", "q"])
+    table.to_csv(folder / "normal.csv", index=False)
+    command = ["fit", folder / "normal.csv", "--out", folder / "normal", *QUICK, "--epochs", 1]
+    text = run(*command).output
+    model = FlowModel.load(folder / "normal" / "flow.keras")
+    (name,) = [line[2:].split("  ")[0] for line in text.splitlines() if " ± 0" in line][:1]
+    parts = unstack(model)
+    if len(parts) > 1:
+        assert name == f"stack of {len(parts)}"
+    else:
+        kind = type(parts[0][1].distribution).__name__
+        assert kind == ("Flow" if name.startswith("flow") else "GaussianMixture")
+
+
+def test_outliers_do_not_squeeze_the_others(folder):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2))
+    x[7, 0] = 1e6
+    pd.DataFrame(x, columns=["p", "q"]).to_csv(folder / "far.csv", index=False)
+    out = folder / "far"
+    result = run("fit", folder / "far.csv", "--out", out, *QUICK, "--plain", "--epochs", 40)
+    assert "'p' is 1e+06 in row 8, where 90 % of the values lie between" in result.output
+    assert "OutlierWarning" not in result.output and "Warning" not in result.stderr
+    scores = pd.read_csv(io.StringIO(run("score", out, folder / "far.csv").stdout))["log_prob"]
+    # A standard normal has -2.84.
+    assert np.median(scores) > -3.5
+
+
 def test_a_report_names_the_row_that_decides_the_mean():
     own = np.r_[np.linspace(-1, 1, 40), -5000.0]
     lines = report("flow", {"flow": own, "Gaussian": own - 1}, range(101, 142))

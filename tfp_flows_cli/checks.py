@@ -8,7 +8,7 @@ import numpy as np
 
 from tfp_flows_cli.errors import InputError
 
-__all__ = ["check_angles", "check_dependence", "check_spread", "notes"]
+__all__ = ["check_angles", "check_dependence", "check_spread", "has_outliers", "notes"]
 
 # What programs write for "no value".
 _SENTINELS = (-9, -99, -999, -9999, -99999, 99, 999, 9999, 99999, -1e30, 1e30, 1e20, -32768)
@@ -80,15 +80,23 @@ def notes(x: np.ndarray, columns: Sequence[str]) -> list[str]:
                 )
                 break
         else:
-            spread = max(high - low, np.finfo(float).tiny)
-            far = np.abs(values - middle) > 1000 * spread
-            if 0 < far.sum() <= max(1, 0.01 * len(values)):
+            if has_outliers(values):
                 row = int(np.argmax(np.abs(values - middle)))
                 found.append(
                     f"{column!r} is {values[row]:g} in row {row + 1}, where 90 % of the values lie "
                     f"between {low:g} and {high:g}."
                 )
     return found
+
+
+def has_outliers(values: np.ndarray) -> bool:
+    """Whether a few values make the deviation of a column say nothing about the others.
+
+    It is then more than 30 times that of a normal distribution with the same middle 90 %.
+    """
+    low, high = np.quantile(values, [0.05, 0.95])
+    unit = np.abs(values).max() or 1.0  # Squares of large values overflow.
+    return bool(high > low and (values / unit).std() * unit > 30 * (high - low) / 3.29)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from tfp_flows import FlowModel, distributions
-from tfp_flows.model import TiedValuesWarning, stack, unstack
+from tfp_flows.model import OutlierWarning, TiedValuesWarning, stack, unstack
 from tfp_flows.model.ties import tied_columns
 from tfp_flows.ops.files import atomic_write
 from tfp_flows_cli import classical, fitted, pictures
@@ -173,7 +173,9 @@ def _load_or_make(
 
 def _new_model(recipe: Recipe, split: Split, index: int, learning_rate: float | None) -> FlowModel:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TiedValuesWarning)  # `tie_note` has said so.
+        # Both have been said, with rows as they are in the table.
+        warnings.simplefilter("ignore", TiedValuesWarning)
+        warnings.simplefilter("ignore", OutlierWarning)
         if index:
             warnings.simplefilter("ignore")  # The first has said all.
         return new_model(recipe, split.train, seed=recipe.seed + index, learning_rate=learning_rate)
@@ -205,13 +207,12 @@ def _report(
     weights: list[str] = []
     if not recipe.plain:
         parts = unstack(model)
-        name = f"stack of {len(parts)}" if len(parts) > 1 else name
-        flows = [fitted.log_prob(each, test) for each in models]
-        best = max(flows, key=lambda values: float(values.mean()))
+        alone = _weights(parts, models)
+        name = f"stack of {len(parts)}" if len(parts) > 1 else f"{next(iter(alone))}, alone"
         scores = {name: scores.popitem()[1]}
+        scores[f"best {recipe.flow} flow"] = fitted.log_prob(models[recipe.best - 1], test)
         if len(parts) > 1:
-            scores[f"best {recipe.flow} flow"] = best
-            weights = _weights(parts, models)
+            weights = [f"{part} {weight:.2f}" for part, weight in alone.items()]
     z = models[0].event_standardizer(test.y)
     log_det = float(models[0].event_standardizer.log_det())
     shown = {one.name.split(" of ")[0]: one for one in reversed(others)}  # The best mixture.
@@ -236,8 +237,8 @@ def _report(
         typer.echo(line)
 
 
-def _weights(parts: list[tuple[float, FlowModel]], models: list[FlowModel]) -> list[str]:
-    """The weights of the parts of a stack in words, those of mixtures together."""
+def _weights(parts: list[tuple[float, FlowModel]], models: list[FlowModel]) -> dict[str, float]:
+    """The weights of the parts of a stack, those of mixtures together."""
     words: dict[str, float] = {}
     for weight, part in parts:
         made = part.distribution
@@ -247,7 +248,7 @@ def _weights(parts: list[tuple[float, FlowModel]], models: list[FlowModel]) -> l
         for i, each in enumerate(models):
             name = f"flow {i + 1}" if each.distribution is made else name
         words[name] = words.get(name, 0.0) + weight
-    return [f"{name} {weight:.2f}" for name, weight in words.items()]
+    return words
 
 
 def _noise(recipe: Recipe, rows: int, index: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import pandas as pd
 from tensorflow_probability import bijectors as tfb
 
 from tfp_flows import Flow, FlowModel, bases, distributions, flows
+from tfp_flows_cli.checks import has_outliers
 from tfp_flows_cli.errors import InputError
 from tfp_flows_cli.recipe import Recipe, Rows
 
@@ -23,6 +25,7 @@ _BASES = {
     "normal": lambda size, dtype, seed: bases.normal(size, dtype=dtype),
     "student_t": lambda size, dtype, seed: bases.student_t(size, dtype=dtype),
 }
+_FAR_OUT = 1e6  # Times the range of the middle 90 %.
 _FLAGS = {"hidden_units": "hidden", "context_size": "context"}
 
 
@@ -78,7 +81,7 @@ def new_model(recipe: Recipe, rows: Rows, *, seed: int, learning_rate: float | N
             )
         model = FlowModel(flow)
         if not recipe.degrees:
-            model.adapt(*_named(recipe, rows))
+            _adapt(model, recipe, rows)
     except ValueError as error:
         raise InputError(f"{recipe.data}: {error}.") from error
     rate = learning_rate or (5e-3 if small else 1e-3)
@@ -89,6 +92,22 @@ def new_model(recipe: Recipe, rows: Rows, *, seed: int, learning_rate: float | N
     )
     model.compile(optimizer)
     return model
+
+
+def _adapt(model: FlowModel, recipe: Recipe, rows: Rows) -> None:
+    """Standardize, by quartiles where outliers would squeeze the others.
+
+    Not where they are so far out that their likelihood alone would decide the training.
+    """
+    frames = _named(recipe, rows)
+    low, middle, high = np.quantile(rows.y, [0.05, 0.5, 0.95], axis=0)
+    near = (np.abs(rows.y - middle) <= _FAR_OUT * (high - low)).all()
+    outliers = any(has_outliers(values) for values in rows.y.T)
+    if outliers and near and not recipe.in_own_units:
+        with contextlib.suppress(ValueError):  # Half of the values of a column are equal.
+            model.adapt(*frames, scale="robust")
+            return
+    model.adapt(*frames)
 
 
 def _named(recipe: Recipe, rows: Rows) -> Sequence[pd.DataFrame]:

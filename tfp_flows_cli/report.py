@@ -40,7 +40,12 @@ def report(
     if weights:
         lines.append(f"Weights: {', '.join(weights)}.")
     lines += _outliers(fitted, scores, rows)
-    others = {name: values for name, values in scores.items() if name != fitted}
+    # A flow of the stack itself is no rival.
+    others = {
+        name: values
+        for name, values in scores.items()
+        if name != fitted and not name.startswith("best ")
+    }
     if others and count > 1:
         best = max(others, key=lambda name: float(others[name].mean()))
         gain, error = _mean_and_error(own - others[best])
@@ -83,7 +88,8 @@ def _mean(values: np.ndarray) -> str:
 
 
 def _who(fitted: str) -> str:
-    return "the stack" if fitted.startswith("stack") else "the flow"
+    kinds = [kind for kind in ("stack", "flow") if kind in fitted.split(",")[0]]
+    return f"the {kinds[0]}" if kinds else "it"
 
 
 def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
