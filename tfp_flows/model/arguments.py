@@ -122,9 +122,10 @@ def check_batch_size(batch_size: Any, name: str = "batch_size") -> None:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={batch_size!r}")
 
 
-def check_weight_shape(shape: Sequence[int | None]) -> None:
-    """Raise a ValueError unless it is that of one number a row."""
-    if len(shape) != 1 and tuple(shape[1:]) != (1,):
+def check_weight_shape(shape: Sequence[int] | tf.TensorShape) -> None:
+    """Raise a ValueError unless it is that of one number a row, or unknown."""
+    shape = tf.TensorShape(shape)
+    if shape.rank not in (None, 1) and shape[1:] != (1,):
         raise ValueError(
             "`sample_weight` must have shape (n,), one number a row. "
             f"Received: shape={tuple(shape)}"
