@@ -117,13 +117,7 @@ def stages(
             draw_density(axis, view, limits, resolution)
         elif size > 1:
             draw_scatter(axis, points, _QUADRANTS[start @ [1, 2]])
-        frame(
-            axis,
-            limits,
-            title=f"{k}: {every[k][0]}",
-            xlabel=names[0],
-            ylabel=names[-1] * (size > 1),
-        )
+        frame(axis, limits, title=f"{k}: {every[k][0]}", xlabel=names[0], ylabel=names[1])
     return axes[0].figure.figure
 
 
