@@ -239,6 +239,15 @@ def test_a_robust_scale_of_one_outlier_however_far(far):
     np.testing.assert_array_equal(np.isnan(made.log_prob(x)), False)
 
 
+def test_a_context_without_quartiles_still_tells_its_outliers():
+    rng = np.random.default_rng(0)
+    context = np.where(rng.random(400) < 0.8, 0, rng.normal(size=400))[:, None]
+    context[0] = 1e12
+    made = model(context_size=1)
+    with pytest.warns(OutlierWarning, match="row 0"):
+        made.adapt(context, normal(400, 2), scale="robust")
+
+
 def test_a_robust_scale_reaches_what_starts_from_data():
     steps = tfb.Chain([bijectors.Permutation(2, "reversed"), bijectors.ActNorm(2)])
     made = FlowModel(Flow(tfd.MultivariateNormalDiag(tf.zeros(2)), steps))

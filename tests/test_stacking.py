@@ -7,7 +7,7 @@ import tensorflow as tf
 from helpers import normal, randomize
 from tensorflow_probability import distributions as tfd
 
-from tfp_flows import FlowModel, distributions, flows
+from tfp_flows import FlowModel, distributions, flows, serialization
 from tfp_flows.model import stack
 
 SMALL = {"layers": 2, "hidden_units": (4,)}
@@ -56,7 +56,7 @@ def test_a_kernel_density_is_that_of_scipy(columns):
     rows, x = normal(50, columns, dtype="float64"), normal(7, columns, seed=1, dtype="float64")
     rows[:, 0] *= 10
     made = distributions.KernelDensity(columns, rows=50, dtype="float64")
-    made.adapt(rows, bandwidth=0.4)
+    made.set_rows(rows, bandwidth=0.4)
     reference = scipy.stats.gaussian_kde(rows.T, bw_method=0.4)
     np.testing.assert_allclose(made.log_prob(x), reference.logpdf(x.T), rtol=1e-4)
     np.testing.assert_allclose(made.log_prob(x[2]), made.log_prob(x)[2], rtol=1e-12)
@@ -69,7 +69,7 @@ def test_a_kernel_density_is_that_of_scipy(columns):
 
 def test_a_kernel_density_goes_through_many_rows_in_blocks(monkeypatch):
     made = distributions.KernelDensity(2, rows=9)
-    made.adapt(normal(9, 2), bandwidth=0.5)
+    made.set_rows(normal(9, 2), bandwidth=0.5)
     x = normal(11, 2, seed=1)
     expected = made.log_prob(x)
     monkeypatch.setattr("tfp_flows.distributions.kernel_density._PAIRS", 36)  # Of 4 rows.
@@ -162,7 +162,7 @@ def test_a_stack_of_models_is_no_worse_than_the_best_and_comes_back(tmp_path):
         model.adapt(x)
     z = np.asarray(models[0].event_standardizer(x))
     kernels = distributions.KernelDensity(2, rows=len(x))
-    kernels.adapt(z, bandwidth=0.2)
+    kernels.set_rows(z, bandwidth=0.2)
     held_out = x + 3 * normal(*x.shape, seed=2)
     stacked = stack(models, held_out, others=[kernels])
     alone = [model.log_prob(held_out).numpy().mean() for model in models]
@@ -178,12 +178,99 @@ def test_a_stack_of_models_is_no_worse_than_the_best_and_comes_back(tmp_path):
 def test_what_has_no_weight_is_left_out():
     x = normal(300, 2)
     good = FlowModel(flows.real_nvp(2, **SMALL, seed=0))
-    far = tfd.MultivariateNormalDiag([50.0, 50.0], [1.0, 1.0])
+    far = one_normal(1.0, mean=50.0)
     alone = stack([good], x, others=[far])
     assert alone.distribution is good.distribution
-    both = stack([good, good], x, others=[far])
-    assert len(both.distribution.members) == 2
-    np.testing.assert_allclose(both.log_prob(x), good.log_prob(x), rtol=1e-5)
+    again = stack([good, good], x, others=[far])  # A second time, it adds nothing.
+    assert again.distribution is good.distribution
+
+
+def one_normal(deviation, mean=0.0):
+    made = distributions.GaussianMixture(2, 1)
+    made.set_parameters([1.0], [[mean, mean]], [np.eye(2) * deviation**2])
+    return made
+
+
+def test_what_is_needed_for_few_rows_is_kept():
+    x = normal(300, 2)
+    x[0] = 100.0
+    models = [FlowModel(one_normal(1.0)), FlowModel(one_normal(9.0))]
+    alone = [model.log_prob(x).numpy().mean() for model in models]
+    stacked = stack(models, x)
+    assert stacked.log_prob(x).numpy().mean() > max(alone)
+    assert len(stacked.distribution.members) == 2
+    inside = np.random.default_rng(0).uniform(0.1, 0.9, (300, 2)).astype("float32")
+    inside[0] = 1.5
+    bounded = FlowModel(flows.real_nvp(2, **SMALL, support=(0.0, 1.0)))
+    both = stack([bounded, FlowModel(one_normal(1.0))], inside)
+    assert np.isfinite(both.log_prob(inside)).all()
+
+
+def test_what_has_nothing_to_train_is_refused():
+    plain = tfd.MultivariateNormalDiag([0.0, 0.0], [1.0, 1.0])
+    with pytest.raises(ValueError, match=r"`others\[0\]` must have trainable variables"):
+        stack([FlowModel(flow(0))], normal(5, 2), others=[plain])
+
+
+@pytest.mark.parametrize("options", [{"support": "positive"}, {"actnorm": True}])
+def test_a_stacked_distribution_adapts_as_its_members_do(options):
+    y = np.random.default_rng(0).gamma(2.0, 50.0, (300, 2)).astype("float32")
+    losses = []
+    for count in (1, 2):
+        members = [flows.real_nvp(2, **SMALL, **options, seed=0) for _ in range(count)]
+        model = FlowModel(members[0] if count == 1 else distributions.Stacked(members))
+        model.adapt(y)
+        losses.append(model.log_prob(y).numpy().mean())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    mixed = distributions.Stacked([flow(0), flows.real_nvp(2, **SMALL, support="positive")])
+    with pytest.raises(ValueError, match="all take data in their own units"):
+        FlowModel(mixed).adapt(y)
+
+
+def test_rows_outside_leave_the_gradients_of_others_finite():
+    members = [flows.real_nvp(2, **SMALL, support="positive", seed=seed) for seed in (0, 1)]
+    stacked = distributions.Stacked(members)
+    with tf.GradientTape() as tape:
+        log_probs = stacked.log_prob([[-1.0, 1.0], [1.0, 1.0]])
+        total = log_probs[1]
+    assert log_probs[0] == -np.inf and np.isfinite(log_probs[1])
+    assert all(np.isfinite(g).all() for g in tape.gradient(total, stacked.trainable_variables))
+    assert stacked.experimental_default_event_space_bijector() is None
+
+
+def test_infinite_events_have_no_density():
+    kernels = distributions.KernelDensity(2, rows=5)
+    kernels.set_rows(normal(5, 2), bandwidth=0.5)
+    stacked = distributions.Stacked([mixture("float32")[0], flow(0), kernels])
+    stacked.set_weights([0, 1, 0])
+    events = np.array([[np.inf, 0], [0, -np.inf], [1e30, 1e30], [np.nan, 0], [0, 0]], "float32")
+    for made in (*stacked.members, stacked):
+        found = made.log_prob(events).numpy()
+        assert (found[:3] == -np.inf).all() and np.isnan(found[3]) and np.isfinite(found[4])
+
+
+def test_what_has_no_kernel_or_no_covariance_is_refused():
+    kernels = distributions.KernelDensity(2, rows=3)
+    with pytest.raises(ValueError, match="column 1 is constant"):
+        kernels.set_rows([[0, 1], [1, 1], [2, 1]], 0.4)
+    with pytest.raises(ValueError, match="column 0 is constant"):
+        distributions.KernelDensity(1, rows=1).set_rows([[0.0]], 0.4)
+    for made in (kernels, mixture()[0]):
+        with pytest.raises(ValueError, match=r"events of size 2 .*Received: shape=\(4, 1\)"):
+            made.log_prob(np.zeros((4, 1)))
+    with pytest.raises(ValueError, match="must be symmetric"):
+        distributions.GaussianMixture(2, 1).set_parameters(
+            [1.0], np.zeros((1, 2)), [[[2.0, 0.9], [0.1, 1.0]]]
+        )
+
+
+def test_sizes_of_a_hostile_file_are_refused_before_they_are_allocated():
+    for make in (distributions.GaussianMixture, distributions.KernelDensity):
+        config = serialization.serialize(make(2, 3))
+        config["arguments"]["event_size"] = 50_000
+        limit = serialization.allocation_limit(10**6)
+        with pytest.raises(ValueError, match="may be allocated"), limit:
+            serialization.deserialize(config)
 
 
 def test_models_in_other_units_are_refused():

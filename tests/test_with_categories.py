@@ -106,6 +106,13 @@ def test_a_model_learns_what_depends_on_what(tmp_path):
     np.testing.assert_array_equal(again.log_prob(data), model.log_prob(data))
 
 
+def test_steps_of_rounded_numbers_are_known():
+    numbers = flows.real_nvp(2, **SMALL, context_size=3, support="real")
+    made = distributions.WithCategories(distributions.Dequantized(numbers, [1.0, 0.0]), [3])
+    assert made.steps == [1.0, 1.0, 0.0]
+    assert joint().steps == [1.0, 1.0, 0.0, 0.0]
+
+
 def test_bad_arguments_raise():
     numbers = flows.real_nvp(2, **SMALL, context_size=5)
     with pytest.raises(ValueError, match="context_size 6"):

@@ -101,9 +101,9 @@ def kernel_density(x: np.ndarray, validation: np.ndarray, dtype: str, *, seed: i
     few = _some(validation, 1000, seed)
     scores = {}
     for bandwidth in scott * 2.0 ** np.arange(-4, 1.01, 0.5):
-        made.adapt(rows, bandwidth)
+        made.set_rows(rows, bandwidth)
         scores[bandwidth] = float(np.mean(made.log_prob(few)))
-    made.adapt(rows, max(scores, key=scores.__getitem__))
+    made.set_rows(rows, max(scores, key=scores.__getitem__))
     return _candidate("kernel density estimate", made, validation)
 
 

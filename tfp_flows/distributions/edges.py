@@ -26,6 +26,7 @@ __all__ = [
     "is_below_fold",
     "is_far_out",
     "with_edges",
+    "without_density",
     "without_infinite",
 ]
 
@@ -63,6 +64,12 @@ def is_far_out(y: tf.Tensor, event_ndims: int) -> tf.Tensor:
     """
     size = tf.reduce_sum(tf.abs(y), axis=list(range(-event_ndims, 0)))  # NaN of what has a NaN.
     return size > tf.constant(y.dtype.max**0.375, y.dtype)
+
+
+def without_density(log_prob: tf.Tensor, infinite: tf.Tensor, far_out: tf.Tensor) -> tf.Tensor:
+    """Log-densities with `-inf` for infinite events, and for NaN of those that are far out."""
+    none = tf.where(tf.math.is_nan(log_prob), far_out, infinite)
+    return tf.where(none, tf.constant(-math.inf, log_prob.dtype), log_prob)
 
 
 def is_below_fold(bijector: tfb.Bijector, y: tf.Tensor, event_ndims: int) -> tf.Tensor:

@@ -16,7 +16,13 @@ from tfp_flows.distributions.chain import Given, flatten_chain, shared_context_s
 from tfp_flows.distributions.chunks import is_batch_independent, map_chunks
 from tfp_flows.distributions.conditional import Conditional
 from tfp_flows.distributions.cumulative import cumulative, quantile
-from tfp_flows.distributions.edges import is_below_fold, is_far_out, with_edges, without_infinite
+from tfp_flows.distributions.edges import (
+    is_below_fold,
+    is_far_out,
+    with_edges,
+    without_density,
+    without_infinite,
+)
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.embedding import Embedding
 from tfp_flows.ops.capabilities import (
@@ -241,9 +247,7 @@ class Flow(Conditional, TransformedDistributionBase):
             edged = tfd.TransformedDistribution(self.distribution, bijector)
             measure = edged.experimental_local_measure
         density, tangent_space = measure(y, backward_compat=backward_compat)
-        no_density = tf.where(tf.math.is_nan(density), far_out, infinite)
-        density = tf.where(no_density, tf.constant(-math.inf, density.dtype), density)
-        return density, tangent_space
+        return without_density(density, infinite, far_out), tangent_space
 
     # TFP's own would be wrong for maps that fall by turns, for vectors, and for networks whose
     # determinant is constant, but not their slope.

@@ -10,7 +10,9 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows.distributions.conditional import Conditional
-from tfp_flows.ops.checks import floating, positive_int
+from tfp_flows.distributions.edges import is_far_out, without_density, without_infinite
+from tfp_flows.ops.checks import check_events, floating, positive_int
+from tfp_flows.ops.limits import claim
 
 __all__ = ["GaussianMixture"]
 
@@ -18,8 +20,9 @@ __all__ = ["GaussianMixture"]
 class GaussianMixture(Conditional):
     """A mixture of normals with full covariances, which are weights and no arguments.
 
-    `p(x) = Σ_k w_k N(x; μ_k, L_k L_kᵀ)`. Starts as a standard normal, `set_parameters` gives it
-    what another program has fitted, and training goes on from there. Draws are not reparametrized.
+    `p(x) = Σ_k w_k N(x; μ_k, L_k L_kᵀ)`. `set_parameters` gives it what another program has fitted,
+    and training goes on from there. Before, all components are the same standard normal, and no
+    gradient would part them. Draws are not reparametrized.
 
     Shapes: events `(event_size,)`; weights are logits `(components,)`, means
     `(components, event_size)`, and triangles `L` `(components, event_size, event_size)`, of whose
@@ -56,6 +59,7 @@ class GaussianMixture(Conditional):
         self.components = positive_int(components, "components")
         dtype = floating(dtype)
         matrices = [components, event_size, event_size]
+        claim(*matrices)
         self._logits = tf.Variable(tf.zeros([components], dtype), name="logits")
         self._means = tf.Variable(tf.zeros([components, event_size], dtype), name="means")
         # Below the diagonal the triangle as it is, on it the logarithm.
@@ -80,7 +84,7 @@ class GaussianMixture(Conditional):
 
         Raises:
           ValueError: they have other shapes, weights are not positive, or a covariance is not
-            positive definite.
+            symmetric and positive definite.
         """
         k, size = self.components, self.event_size
         values = {
@@ -100,10 +104,14 @@ class GaussianMixture(Conditional):
                 )
         if (values["weights"] <= 0).any():
             raise ValueError(f"`weights` must be positive. Received: weights={weights!r}")
+        covariances = values["covariances"]
         try:
-            triangles = np.linalg.cholesky(values["covariances"])
+            triangles = np.linalg.cholesky(covariances)
         except np.linalg.LinAlgError as error:
             raise ValueError("`covariances` must be positive definite.") from error
+        skew = np.abs(covariances - np.swapaxes(covariances, -1, -2))
+        if (skew > 1e-6 * np.abs(covariances).max(axis=(-2, -1), keepdims=True)).any():
+            raise ValueError("`covariances` must be symmetric.")
         diagonal = np.arange(size)
         triangles[:, diagonal, diagonal] = np.log(triangles[:, diagonal, diagonal])
         self._logits.assign(np.log(values["weights"]))
@@ -120,7 +128,10 @@ class GaussianMixture(Conditional):
         )
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
-        return self.mixture().log_prob(value)
+        check_events(self, value)
+        far_out = is_far_out(value, 1)
+        value, infinite = without_infinite(value, 1)
+        return without_density(self.mixture().log_prob(value), infinite, far_out)
 
     def _sample_n(self, n: int, seed: Any = None) -> tf.Tensor:
         return self.mixture().sample(n, seed=seed)

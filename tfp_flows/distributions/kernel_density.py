@@ -12,7 +12,9 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows.distributions.conditional import Conditional
-from tfp_flows.ops.checks import floating, positive_int
+from tfp_flows.distributions.edges import is_far_out, without_density, without_infinite
+from tfp_flows.ops.checks import check_events, floating, positive_int
+from tfp_flows.ops.limits import claim
 
 __all__ = ["KernelDensity"]
 
@@ -22,9 +24,9 @@ _PAIRS = 2**22  # Of events and rows at a time: bounds the memory.
 class KernelDensity(Conditional):
     """A kernel density estimate: equal normals, with one covariance, around the rows of a table.
 
-    `p(x) = 1/n Σ_i N(x; x_i, h² C)`, with the covariance `C` of the rows. `adapt` takes rows and
-    bandwidth `h`; before, all rows are 0, and `C` and `h` are 1. A density costs one distance to
-    each row.
+    `p(x) = 1/n Σ_i N(x; x_i, h² C)`, with the covariance `C` of the rows. `set_rows` takes rows
+    and bandwidth `h`; before, all rows are 0, and `C` and `h` are 1. A density costs one distance
+    to each row.
 
     Shapes: events `(event_size,)`; of the weights, the rows `(rows, event_size)` and a triangle of
     `C` are not trained, and the logarithm of `h` may be, on other rows than these.
@@ -42,7 +44,7 @@ class KernelDensity(Conditional):
 
     Example:
       >>> estimate = distributions.KernelDensity(2, rows=100)
-      >>> estimate.adapt(np.random.default_rng(0).normal(size=(100, 2)), bandwidth=0.4)
+      >>> estimate.set_rows(np.random.default_rng(0).normal(size=(100, 2)), bandwidth=0.4)
       >>> estimate.log_prob([0.0, 0.0])
     """
 
@@ -58,6 +60,8 @@ class KernelDensity(Conditional):
         self.event_size = positive_int(event_size, "event_size")
         self.rows = positive_int(rows, "rows")
         dtype = floating(dtype)
+        claim(rows, event_size)
+        claim(event_size, event_size)
         # In units in which their covariance is 1.
         self._whitened = tf.Variable(
             tf.zeros([rows, event_size], dtype), trainable=False, name="whitened"
@@ -81,11 +85,12 @@ class KernelDensity(Conditional):
     ) -> dict[str, Any]:
         return {}
 
-    def adapt(self, x: Any, bandwidth: float) -> None:
+    def set_rows(self, x: Any, bandwidth: float) -> None:
         """Take the rows `(rows, event_size)`, and kernels of `bandwidth` times their deviations.
 
         Raises:
-          ValueError: `x` has another shape or is not finite, or `bandwidth` is not positive.
+          ValueError: `x` has another shape, is not finite, or has a constant column; or `bandwidth`
+            is not positive.
         """
         x = np.asarray(x, "float64")
         if x.shape != (self.rows, self.event_size) or not np.isfinite(x).all():
@@ -95,6 +100,11 @@ class KernelDensity(Conditional):
             )
         if not 0 < bandwidth < math.inf:
             raise ValueError(f"`bandwidth` must be positive. Received: bandwidth={bandwidth!r}")
+        constant = np.flatnonzero(np.ptp(x, axis=0) == 0)
+        if len(constant):
+            raise ValueError(
+                f"`x` must vary in every column. Received: column {constant[0]} is constant"
+            )
         covariance = np.cov(x.T).reshape(self.event_size, self.event_size)
         # A column that depends on the others still has a kernel of some width.
         floor = 1e-6 * np.diag(np.diag(covariance))
@@ -104,6 +114,9 @@ class KernelDensity(Conditional):
         self._whitened.assign(np.linalg.solve(triangle, x.T).T)
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
+        check_events(self, value)
+        far_out = is_far_out(value, 1)
+        value, infinite = without_infinite(value, 1)
         flat = tf.reshape(value, [-1, self.event_size])
         points = tf.transpose(tf.linalg.triangular_solve(self._triangle, tf.transpose(flat)))
         count = tf.shape(points)[0]
@@ -114,7 +127,7 @@ class KernelDensity(Conditional):
         log_volume = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(self._triangle)))
         log_volume += self.event_size * (self._log_bandwidth + 0.5 * math.log(2 * math.pi))
         log_prob = tf.reshape(sums, [-1])[:count] - log_volume - math.log(self.rows)
-        return tf.reshape(log_prob, tf.shape(value)[:-1])
+        return without_density(tf.reshape(log_prob, tf.shape(value)[:-1]), infinite, far_out)
 
     def _log_sum(self, points: tf.Tensor) -> tf.Tensor:
         # As differences, column by column: a product of matrices loses what is close.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows.distributions.conditional import Conditional, context_shape_of
-from tfp_flows.ops.capabilities import context_size_of
+from tfp_flows.ops.capabilities import context_size_of, needs_raw_data
 
 __all__ = ["Stacked", "stacking_weights"]
 
@@ -43,7 +43,7 @@ class Stacked(Conditional):
     (1999).
 
     Example:
-      >>> members = [flows.maf(2, layers=2), distributions.GaussianMixture(2, components=8)]
+      >>> members = [flows.maf(2, layers=2, seed=seed) for seed in (0, 1)]
       >>> stacked = distributions.Stacked(members)
       >>> stacked.set_weights([0.7, 0.3])
     """
@@ -77,6 +77,32 @@ class Stacked(Conditional):
     def context_shape(self) -> tuple[int, ...] | None:
         """Shape of one context as the members take it, or None."""
         return context_shape_of(self.members[0])
+
+    @property
+    def needs_raw_data(self) -> bool:
+        """Whether members take data in their own units, as flows do that end in a `Support`."""
+        return any(map(needs_raw_data, self.members))
+
+    @property
+    def steps(self) -> Sequence[float] | None:
+        """The steps of dequantized members, or None."""
+        return getattr(self.members[0], "steps", None)
+
+    def adapt(self, x: Any, context: Any | None = None, *, again: bool = True) -> None:
+        """Call `adapt` of all members that have a data-dependent initialization.
+
+        Raises:
+          ValueError: some members take data in their own units, and others do not.
+        """
+        raw = [needs_raw_data(member) for member in self.members]
+        if again and any(raw) and not all(raw):
+            raise ValueError(
+                "`members` must all take data in their own units, or none of them: adapt them as "
+                f"models of their own, and call `stack`. Received: own units {raw}"
+            )
+        for member in self.members:
+            if hasattr(member, "adapt"):
+                member.adapt(x, context, again=again)
 
     def set_weights(self, weights: Any) -> None:
         """Take weights `(len(members),)`, not negative, with sum 1.
@@ -112,8 +138,8 @@ class Stacked(Conditional):
     def _event_shape_tensor(self) -> tf.Tensor:
         return self.members[0].event_shape_tensor()
 
-    def _default_event_space_bijector(self) -> tfb.Bijector:
-        return tfb.Identity()
+    def _default_event_space_bijector(self) -> None:
+        return None  # Supports of members may differ.
 
 
 class _Given(tfd.Distribution):
@@ -202,7 +228,14 @@ def _log_prob(
     log_probs = [member.log_prob(tf.identity(value)) for member in members]
     shape = log_probs[0].shape
     log_probs = [tf.broadcast_to(log_prob, tf.shape(log_probs[0])) for log_prob in log_probs]
-    found = tf.reduce_logsumexp(tf.stack(log_probs, axis=-1) + tf.math.log(weights), axis=-1)
+    joint = tf.stack(log_probs, axis=-1)
+    nothing = tf.constant(-math.inf, joint.dtype)
+    # A member without weight has no say, whatever its density is.
+    joint = tf.where(weights > 0, joint + tf.math.log(weights), nothing)
+    # Where all are -inf, the gradient of their sum is NaN, by which that of other rows would be.
+    is_outside = tf.reduce_all(joint == nothing, axis=-1)
+    joint = tf.where(is_outside[..., tf.newaxis], tf.zeros_like(joint), joint)
+    found = tf.where(is_outside, nothing, tf.reduce_logsumexp(joint, axis=-1))
     return tf.ensure_shape(found, shape)
 
 

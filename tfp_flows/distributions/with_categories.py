@@ -123,9 +123,10 @@ class WithCategories(Conditional):
 
     @property
     def steps(self) -> list[float]:
-        """1 for columns of categories and 0 for numbers, as of `Dequantized`."""
-        numbers = self.distribution.event_shape[0]
-        return [1.0] * len(self.categories) + [0.0] * numbers
+        """1 for columns of categories, and for numbers 0, or the steps of a `Dequantized`."""
+        steps = getattr(self.distribution, "steps", None)
+        numbers = [0.0] * self.distribution.event_shape[0] if steps is None else list(steps)
+        return [1.0] * len(self.categories) + numbers
 
     def adapt(self, x: Any, context: Any | None = None, *, again: bool = True) -> None:
         """Start the probabilities at the shares in the data, and call `distribution.adapt`.

@@ -14,7 +14,7 @@ from tfp_flows.model.flow_model import FlowModel
 
 __all__ = ["stack", "unstack"]
 
-_LEAST_WEIGHT = 0.01  # What has less costs its time at every call, and gives nothing.
+_LEAST_GAIN = 1e-3  # Nats a row: what gives less costs its time at every call.
 _ROWS = 4096  # At a time.
 
 
@@ -28,16 +28,16 @@ def stack(
     """The mixture of trained models that is best on validation rows, as one model.
 
     On these rows its likelihood is no less than that of the best member, and it is often much more:
-    members that fail in different places cover for each other. Members with less weight than 0.01
-    are left out; where one member is left, the result is a model of this alone. The members are
-    shared with the result, not copied.
+    members that fail in different places cover for each other. Members without which it would be
+    less by 0.001 nats a row at most are left out; where one member is left, the result is a model
+    of this alone. The members are shared with the result, not copied.
 
     Args:
       models: models that were adapted to the same rows, so that their standardized units are equal.
         Models of one architecture with different seeds are members, too.
       x: validation events `(n, ...)`, which no member was trained on.
       context: their context, if the models take it.
-      others: further densities, in the models' standardized units.
+      others: further densities with trainable variables, in the models' standardized units.
 
     Raises:
       ValueError: there is no model, the models have different units, or the members have different
@@ -55,6 +55,11 @@ def stack(
     """
     if not models:
         raise ValueError("`models` must hold one FlowModel or more. Received: none")
+    for i, one in enumerate(others):
+        if not one.trainable_variables:
+            raise ValueError(
+                f"`others[{i}]` must have trainable variables, as every model has. Received: {one}"
+            )
     first, members = models[0], [*(model.distribution for model in models), *others]
     for i, model in enumerate(models):
         for name in ("event_standardizer", "context_standardizer"):
@@ -66,13 +71,34 @@ def stack(
     members = Stacked(members).members  # They fit together.
     log_probs = _log_probs(first, members, np.asarray(x), context)
     weights = stacking_weights(log_probs)
-    chosen = np.flatnonzero(weights >= min(_LEAST_WEIGHT, weights.max()))
+    chosen = _needed(log_probs, weights)
     weights = stacking_weights(log_probs[:, chosen])
     if len(chosen) == 1:
         return _in_units_of(first, members[chosen[0]])
     stacked = Stacked([members[i] for i in chosen])
     stacked.set_weights(weights)
     return _in_units_of(first, stacked)
+
+
+def _needed(log_probs: np.ndarray, weights: np.ndarray) -> list[int]:
+    """The members that the mixture needs, those with the least weight being asked first."""
+    chosen = [int(i) for i in np.argsort(weights)]
+    best = _mean(log_probs, weights, chosen)
+    for i in chosen.copy():
+        rest = [j for j in chosen if j != i]
+        if rest and _mean(log_probs, weights, rest) > best - _LEAST_GAIN:
+            chosen = rest
+    return sorted(chosen)
+
+
+def _mean(log_probs: np.ndarray, weights: np.ndarray, chosen: list[int]) -> float:
+    """The mean log-density of the mixture of some members, with their weights as they are."""
+    if not weights[chosen].sum():
+        return -np.inf
+    with np.errstate(divide="ignore"):
+        log_weights = np.log(weights[chosen] / weights[chosen].sum())
+        joint = log_probs[:, chosen] + log_weights
+        return float(np.logaddexp.reduce(joint, axis=1).mean())
 
 
 def _log_probs(

@@ -118,6 +118,8 @@ class Standardizer(keras.layers.Layer):
                 f"`{name}` must have quartiles that differ, for scale='robust'. Received: column "
                 f"{column_name(np.argwhere(equal)[0], names)}, half of whose values are equal"
             )
+        if outlier := find_outlier(np.where(equal, data, 0.0)):
+            _warn_of_outlier(outlier, name, names)
         return np.where(equal, mean, median), np.where(equal, deviation, spread)
 
     def call(self, x: Any) -> tf.Tensor:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfp_flows.ops.limits import check_size
 from tfp_flows.ops.seeds import check_seed
 
-__all__ = ["as_real", "check_context", "floating", "permutation", "positive_int"]
+__all__ = ["as_real", "check_context", "check_events", "floating", "permutation", "positive_int"]
 
 
 def positive_int(value: int, name: str) -> int:
@@ -75,6 +75,16 @@ def as_real(value: Any, dtype: tf.DType, name: str) -> tf.Tensor:
             f"`{name}` must hold real numbers. Received: {name} of dtype {tensor.dtype.name}"
         )
     return tf.cast(tensor, dtype)
+
+
+def check_events(distribution: Any, value: tf.Tensor) -> None:
+    """Raise a ValueError unless the last axis is as long as `distribution.event_size`."""
+    size = distribution.event_size
+    if value.shape.rank == 0 or not value.shape[-1:].is_compatible_with([size]):
+        raise ValueError(
+            f"{type(distribution).__name__} takes events of size {size} on the last axis. "
+            f"Received: shape={tuple(value.shape)}"
+        )
 
 
 def check_context(
