@@ -284,12 +284,18 @@ def test_a_bad_model_is_one_line(kind, fitted, folder):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_the_result_is_a_stack_and_its_weights_are_said(fitted):
-    out, text = fitted
+def test_the_result_is_a_stack_and_its_weights_are_said(folder):
+    rng = np.random.default_rng(0)
+    turn = rng.uniform(0, 2 * np.pi, 400)
+    ring = np.column_stack([np.cos(turn), np.sin(turn)]) + rng.normal(0, 0.1, (400, 2))
+    pd.DataFrame(ring, columns=["x", "y"]).to_csv(folder / "ring.csv", index=False)
+    out = folder / "ring"
+    result = run("fit", folder / "ring.csv", "--out", out, *QUICK)
+    assert result.exit_code == 0, result.output
     parts = unstack(FlowModel.load(out / "flow.keras"))
     assert len(parts) > 1 and sum(weight for weight, _ in parts) == pytest.approx(1)
-    assert "Weights: " in text
-    assert "stack of" in text and "best real_nvp flow" in text
+    for words in (f"stack of {len(parts)} ", "best real_nvp flow", "Weights: ", "the stack is"):
+        assert words in result.output
 
 
 def test_names_of_columns_are_drawn_as_they_stand(folder):
