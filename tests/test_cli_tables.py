@@ -1,5 +1,6 @@
 """Tables as people have them: separators, decimals, encodings, comments, packing, pipes."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -140,6 +141,14 @@ def test_a_recipe_of_the_first_version_is_read(tmp_path):
     path.write_text('{"columns": 3}')
     with pytest.raises(InputError, match="was not written by tfp-flows"):
         Recipe.load(path)
+
+
+def test_the_history_of_a_fit_is_that_of_its_best_flow():
+    recipe = Recipe("a.csv", ["a"], [])
+    assert [recipe.history_of(i) for i in range(2)] == ["history.csv", "history-2.csv"]
+    assert recipe.noise_of(0, 100) == pytest.approx(0.14) and recipe.noise_of(1, 100) == 0
+    fixed = dataclasses.replace(recipe, noise=0.3)
+    assert fixed.noise_of(0, 100) == fixed.noise_of(1, 100) == 0.3
 
 
 def test_standard_input_is_a_table(tmp_path):

@@ -74,7 +74,7 @@ def fit_members(
         if not i:
             weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
             typer.echo(f"{recipe.flow}: {weights:,} weights, {model.event_dtype}.")
-        noise = _noise(recipe, len(split.train), i)
+        noise = recipe.noise_of(i, len(split.train))
         if count > 1:
             typer.echo(f"Flow {i + 1} of {count}, with noise {noise:.2g}:")
         train(
@@ -82,7 +82,7 @@ def fit_members(
             split.train,
             split.validation,
             file,
-            _history_file(out, i),
+            out / recipe.history_of(i),
             epochs=training.epochs,
             patience=training.patience,
             batch_size=training.batch_size,
@@ -129,7 +129,7 @@ def finish(
         split.every,
         out,
         flow=model if recipe.plain else models[best],
-        history=_history_file(out, best),
+        history=out / recipe.history_of(best),
     )
     typer.echo(f"Wrote to {out}: flow.keras, flow.json, history.csv, {', '.join(written)}")
 
@@ -251,19 +251,8 @@ def _weights(parts: list[tuple[float, FlowModel]], models: list[FlowModel]) -> d
     return words
 
 
-def _noise(recipe: Recipe, rows: int, index: int) -> float:
-    """Of flows with other seeds, every second has none: validation rows say which is better."""
-    if recipe.noise is not None:
-        return recipe.noise
-    return 0.0 if index % 2 else 1.4 / rows**0.5
-
-
 def _member_file(out: Path, recipe: Recipe, index: int) -> Path:
     return out / ("flow.keras" if recipe.plain else f"member-{index + 1}.keras")
-
-
-def _history_file(out: Path, index: int) -> Path:
-    return out / (f"history-{index + 1}.csv" if index else "history.csv")
 
 
 def done_epochs(out: Path) -> int:

@@ -100,6 +100,6 @@ def _figures(
             typer.echo(f"{name}.png shows the first {most} of {len(columns)} columns.")
     if history is not None and history.exists():
         pictures["history"] = plots.history(history)
-        if recipe.noise != 0:
+        if recipe.noise_of(recipe.best - 1, rows=1):
             pictures["history"].suptitle("training rows carry noise", fontsize=9)
     return pictures

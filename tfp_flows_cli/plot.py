@@ -53,7 +53,7 @@ def plot(
             recipe = recipe.named_by(frame, data)
             rows = recipe.rows(frame[recipe.usable(frame, data)], data)
         make_folder(out)
-    history = folder / "history.csv" if recipe.data else None
+    history = folder / recipe.history_of(recipe.best - 1) if recipe.data else None
     with in_one_line():
         from tfp_flows_cli import pictures
 

@@ -162,6 +162,20 @@ class Recipe:
         own = bool({"support", "steps"} & {*self.options})
         return own or self.on_circle or bool(self.labels)
 
+    def noise_of(self, index: int, rows: int) -> float:
+        """The noise of the training rows of a flow, `index` counting from 0.
+
+        Of flows with other seeds every second has none: validation rows say which is better.
+        """
+        if self.noise is not None:
+            return self.noise
+        return 0.0 if index % 2 else 1.4 / rows**0.5
+
+    @staticmethod
+    def history_of(index: int) -> str:
+        """The name of the file with the epochs of a flow, `index` counting from 0."""
+        return f"history-{index + 1}.csv" if index else "history.csv"
+
     def check_resumed(self, asked: Mapping[str, Any], out: Path) -> None:
         """Raise an InputError if the user asks for something else than `out` was fitted with."""
         for name, value in asked.items():
