@@ -2,10 +2,11 @@
 
 Run it from the root of the repository: `python benchmarks/sbibm.py [--tasks two_moons]`. The tasks,
 the observations, the reference draws and the measure are those of Jan-Matthis Lueckmann et al.,
-"Benchmarking Simulation-Based Inference" (2021). One flow a task is trained on 10,000 pairs of
-parameters and simulated data; it then answers all ten observations. C2ST is the accuracy of a
-classifier that tells the flow's draws from the reference draws: 0.5 if it cannot, 1 if it always
-can. More draws make a better classifier, so that figures compare for the same number only.
+"Benchmarking Simulation-Based Inference" (2021). A few flows a task are trained on the same 10,000
+pairs of parameters and simulated data, and stacked; they then answer all ten observations. C2ST is
+the accuracy of a classifier that tells the flows' draws from the reference draws: 0.5 if it cannot,
+1 if it always can. More draws make a better classifier, so that figures compare for the same number
+only.
 
 The published figures are means of the column C2ST_Z (C2ST_1K_Z for 1,000 draws) over the ten
 observations, for NPE with 10,000 simulations, in benchmarking_sbi_023/results/re-sbibm_sbi_023.csv
@@ -29,6 +30,7 @@ from sklearn.model_selection import KFold, cross_val_score
 from sklearn.neural_network import MLPClassifier
 
 from tfp_flows import FlowModel, flows
+from tfp_flows.model import stack
 
 
 def two_moons(theta: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -114,36 +116,41 @@ def posterior(task: Task, *, leaky: bool, seed: int) -> FlowModel:
     )
 
 
-def train(task: Task, *, simulations: int, leaky: bool, seed: int) -> tuple[FlowModel, float]:
-    """Simulate, and train the posterior on nine tenths; the last tenth picks the best epoch.
+def train(
+    task: Task, *, simulations: int, members: int, leaky: bool, seed: int
+) -> tuple[FlowModel, float]:
+    """Simulate, and train posteriors on nine tenths; the last tenth picks their best epochs.
 
-    Returns the model and the seconds of training, compilation included.
+    Returns the stack of all and the seconds of training, compilation included.
     """
-    keras.utils.set_random_seed(seed)
     rng = np.random.default_rng(seed)
     theta = rng.uniform(-task.bound, task.bound, (simulations, task.size))
     x = task.simulate(theta, rng).reshape(-1, *task.context_shape).astype("float32")
     theta = theta.astype("float32")
-    model = posterior(task, leaky=leaky, seed=seed)
-    start = time.perf_counter()
     held_out = simulations // 10
     steps = task.epochs * math.ceil((simulations - held_out) / task.batch_size)
-    schedule = keras.optimizers.schedules.CosineDecay(task.learning_rate, steps)
-    model.adapt(x, theta)
-    model.compile(keras.optimizers.Adam(schedule), jit_compile=True)
-    model.fit(
-        x[held_out:],
-        theta[held_out:],
-        batch_size=task.batch_size,
-        epochs=task.epochs,
-        validation_data=(x[:held_out], theta[:held_out]),
-        validation_batch_size=held_out,
-        callbacks=keras.callbacks.EarlyStopping(
-            patience=task.epochs // 4, restore_best_weights=True
-        ),
-        verbose=0,
-    )
-    return model, time.perf_counter() - start
+    models = []
+    start = time.perf_counter()
+    for member in range(members):
+        keras.utils.set_random_seed(seed + member)
+        model = posterior(task, leaky=leaky, seed=seed + member)
+        schedule = keras.optimizers.schedules.CosineDecay(task.learning_rate, steps)
+        model.adapt(x, theta)
+        model.compile(keras.optimizers.Adam(schedule), jit_compile=True)
+        model.fit(
+            x[held_out:],
+            theta[held_out:],
+            batch_size=task.batch_size,
+            epochs=task.epochs,
+            validation_data=(x[:held_out], theta[:held_out]),
+            validation_batch_size=held_out,
+            callbacks=keras.callbacks.EarlyStopping(
+                patience=task.epochs // 4, restore_best_weights=True
+            ),
+            verbose=0,
+        )
+        models.append(model)
+    return stack(models, theta[:held_out], x[:held_out]), time.perf_counter() - start
 
 
 def c2st(x: np.ndarray, y: np.ndarray, seed: int) -> float:
@@ -166,7 +173,11 @@ def measure(name: str, options: argparse.Namespace) -> list[list[str]]:
     with np.load(options.data / "sbibm" / f"{task.file}.npz") as file:
         observations, references = file["observation"], file["reference_samples"]
     model, seconds = train(
-        task, simulations=options.simulations, leaky=options.leaky, seed=options.seed
+        task,
+        simulations=options.simulations,
+        members=options.members,
+        leaky=options.leaky,
+        seed=options.seed,
     )
     contexts = observations.reshape(-1, *task.context_shape)
     draws = [model.sample(10_000, context=x, seed=i).numpy() for i, x in enumerate(contexts)]
@@ -199,6 +210,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--simulations", type=int, default=10_000)
+    parser.add_argument("--members", type=int, default=5, help="flows that are stacked")
     parser.add_argument(
         "--draws", type=int, nargs="+", default=[1000, 10_000], help="of each kind, to classify"
     )

@@ -22,7 +22,8 @@ from training import (
 )
 
 from tfp_flows import FlowModel, bijectors, flows
-from tfp_flows.model.data import arrays_of, epoch_of_batches, split_off
+from tfp_flows.model.data import arrays_of, split_off
+from tfp_flows.model.epochs import Epochs
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 transformers = bijectors.transformers
@@ -239,26 +240,55 @@ def test_shapes_are_checked_however_often_the_model_was_trained():
 
 
 @pytest.mark.parametrize("rows", [12, 14])
-def test_an_epoch_has_every_row_once(rows):
+@pytest.mark.parametrize("kind", ["epochs", "dataset"])
+def test_an_epoch_has_every_row_once(rows, kind):
     keras.utils.set_random_seed(0)  # With a seed, too, epochs differ.
     x, weight = np.arange(rows * 2.0).reshape(rows, 2), np.arange(rows * 1.0)
-    batches = epoch_of_batches([x, weight], 4, shuffle=True, dtype="float32")
-    epochs = []
+    epochs = Epochs([x, weight], 4, shuffle=True, dtype="float32")
+    assert len(epochs) == epochs.num_batches == -(-rows // 4)
+    batches = epochs.as_dataset() if kind == "dataset" else epochs
+    orders = []
     for _ in range(2):
+        epochs.on_epoch_begin()
         sizes, parts = [], []
         for batch_x, batch_weight in batches:
             sizes.append(len(batch_x))
             np.testing.assert_array_equal(batch_x[:, 0], 2 * batch_weight)
             parts.append(batch_weight.numpy())
         assert sizes == [4, 4, 4, 2][: len(sizes)] and len(sizes) == len(batches)
-        epochs.append(np.concatenate(parts))
-        np.testing.assert_array_equal(np.sort(epochs[-1]), weight)
-    assert (epochs[0] != epochs[1]).any()
+        orders.append(np.concatenate(parts))
+        np.testing.assert_array_equal(np.sort(orders[-1]), weight)
+    assert (orders[0] != orders[1]).any()
     assert batch_x.dtype == "float32"
-    first, _ = next(iter(epoch_of_batches([x, weight], 4, shuffle=False, dtype="float64")))
+
+
+def test_epochs_in_order_of_one_array_without_what_is_left_over():
+    x, weight = np.arange(10.0).reshape(5, 2), np.arange(5.0)
+    first, _ = next(iter(Epochs([x, weight], 4, shuffle=False, dtype="float64")))
     np.testing.assert_array_equal(first, x[:4])
-    plain = epoch_of_batches([x], rows, shuffle=False, dtype="float32")
-    assert plain.element_spec == tf.TensorSpec([rows, 2])
+    plain = Epochs([x], 5, shuffle=False, dtype="float32").as_dataset()
+    assert plain.element_spec == tf.TensorSpec([5, 2])
+    (only,) = Epochs([x], 3, shuffle=False, dtype="float64", drop_remainder=True)
+    np.testing.assert_array_equal(only, x[:3])
+    (few,) = Epochs([x], 8, shuffle=False, dtype="float64", drop_remainder=True)
+    np.testing.assert_array_equal(few, x)
+
+
+def test_rows_of_an_epoch_may_be_changed():
+    keras.utils.set_random_seed(3)
+
+    def noise(rows, seed):
+        return [rows[0] + tf.random.stateless_normal(rows[0].shape, seed, dtype="float64")]
+
+    epochs = Epochs([np.zeros([8, 2])], 4, shuffle=False, dtype="float64", change=noise)
+    first = np.concatenate(list(epochs))
+    assert list(epochs) == []  # Keras asks again at the end of an epoch, and drops what it gets.
+    epochs.on_epoch_begin()
+    second = np.concatenate(list(epochs))
+    assert len(np.unique(np.concatenate([first, second]))) == 32
+    keras.utils.set_random_seed(3)
+    again = Epochs([np.zeros([8, 2])], 4, shuffle=False, dtype="float64", change=noise)
+    np.testing.assert_array_equal(np.concatenate(list(again)), first)
 
 
 def test_arrays_are_told_from_other_data():

@@ -364,6 +364,34 @@ def test_the_mean_of_losses():
     assert float(tracker.total) == pytest.approx(36.0), message
 
 
+def test_data_of_ones_own_for_keras():
+    passes = []
+
+    class Twos(internals.DataAdapter):
+        num_batches = 2
+
+        def on_epoch_begin(self):
+            passes.append(0)
+
+        def get_tf_dataset(self):
+            return self
+
+        def __iter__(self):
+            passes[-1] += 1
+            return iter(tf.data.Dataset.from_tensor_slices(np.full([2, 3, 1], 2.0, "float32")))
+
+    class Mean(keras.Sequential):
+        def compute_loss(self, x, *_, **__):
+            return tf.reduce_mean(x + 0 * self(x))
+
+    model = Mean([keras.layers.Dense(1)])
+    model.compile("sgd")
+    history = model.fit(Twos(), epochs=3, verbose=0).history
+    message = mend("DataAdapter", "Keras does not take data of a class of its own: `fit` fails")
+    assert history["loss"] == [2.0] * 3, message
+    assert passes == [2] * 3, message  # One pass would be enough, then `Epochs` may be simpler.
+
+
 def test_where_functional_models_are_defined():
     inputs = keras.Input([2])
     model = keras.Model(inputs, keras.layers.Dense(1)(inputs))

@@ -40,7 +40,11 @@ def fit(
     ] = False,
     minutes: Annotated[float, Option(help="Time for all flows together.")] = 2.0,
     members: Annotated[
-        int | None, Option(help="Flows with other seeds, to be stacked.", show_default="2")
+        int | None,
+        Option(
+            help="Flows with other seeds, to be stacked.",
+            show_default="2; 4 of one column given others",
+        ),
     ] = None,
     plain: Annotated[
         bool, Option("--plain", help="One flow alone: no mixture with others.")
@@ -49,7 +53,11 @@ def fit(
     patience: Annotated[int, Option(help="Stop after so many epochs without progress.")] = 30,
     batch_size: Annotated[int | None, Option(show_default=_BY_ROWS)] = None,
     learning_rate: Annotated[
-        float | None, Option(help="It halves when progress stalls.", show_default=_BY_ROWS)
+        float | None,
+        Option(
+            help="It falls while the time goes by, and when progress stalls.",
+            show_default=_BY_ROWS,
+        ),
     ] = None,
     noise: Annotated[
         float | None,
@@ -227,7 +235,6 @@ def _prepare(
     if recipe is None:
         recipe = Recipe.new(frame, data, asked, excluded)
         recipe = dataclasses.replace(recipe, format=dataclasses.asdict(text))
-    used = [*recipe.context, *recipe.columns]
     usable = recipe.usable(frame, data)
     if not usable.all():
         typer.echo(f"Left out {(~usable).sum():,} of {len(frame):,} rows without a number.")
@@ -235,9 +242,9 @@ def _prepare(
     rows = recipe.rows(frame, data)
     if resume and rows.digest() != recipe.digest:
         raise InputError(f"{data} holds other values than those that {out} was fitted to.")
-    checks.check_spread(np.hstack(rows.inputs), used, data)
+    checks.check_spread(rows.y, recipe.columns, data)
     split = Split.of(recipe, rows, numbers)
-    # A context may be constant there, as that of a rare class is.
+    # Of a constant column of the context, `adapt` warns: a rare class has one.
     checks.check_spread(split.train.y, recipe.columns, f"{data}, its rows for training")
     if recipe.on_circle:
         if not recipe.degrees:

@@ -17,7 +17,7 @@ from tfp_flows.model.ties import tied_columns
 from tfp_flows.ops.files import atomic_write
 from tfp_flows_cli import classical, fitted, pictures
 from tfp_flows_cli.classical import Candidate
-from tfp_flows_cli.models import new_model
+from tfp_flows_cli.models import new_model, usual_rate
 from tfp_flows_cli.plot import make_folder
 from tfp_flows_cli.recipe import Recipe, Rows
 from tfp_flows_cli.report import report
@@ -86,6 +86,7 @@ def fit_members(
             epochs=training.epochs,
             patience=training.patience,
             batch_size=training.batch_size,
+            learning_rate=training.learning_rate or usual_rate(recipe, len(split.train)),
             noise=noise,
             categories=len(recipe.labels),
             seed=recipe.seed + i,
@@ -152,9 +153,11 @@ def tie_note(recipe: Recipe, rows: Rows) -> str | None:
     if any(grid):
         steps = ",".join(f"{step:g}" for step in grid)
         remedy = f" --dequantize {steps} fits probabilities of rounded values instead."
+    floor = ""
+    if not recipe.context:
+        floor = ": variances of mixtures stay above 1e-6 of those of the columns"
     return (
-        f"Many values are equal in {named}. A density can grow there without bound: variances of "
-        f"mixtures stay above 1e-6 of those of the columns.{remedy}"
+        f"Many values are equal in {named}. A density can grow there without bound{floor}.{remedy}"
     )
 
 
@@ -165,10 +168,7 @@ def _load_or_make(
         model = _new_model(recipe, split, index, learning_rate)
         model.save(file)
         return model
-    model = FlowModel.load(file)
-    if learning_rate is not None:
-        model.optimizer.learning_rate.assign(learning_rate)
-    return model
+    return FlowModel.load(file)
 
 
 def _new_model(recipe: Recipe, split: Split, index: int, learning_rate: float | None) -> FlowModel:
@@ -178,7 +178,7 @@ def _new_model(recipe: Recipe, split: Split, index: int, learning_rate: float | 
         warnings.simplefilter("ignore", OutlierWarning)
         if index:
             warnings.simplefilter("ignore")  # The first has said all.
-        return new_model(recipe, split.train, seed=recipe.seed + index, learning_rate=learning_rate)
+        return new_model(recipe, split.train, index=index, learning_rate=learning_rate)
 
 
 def _classical(model: FlowModel, recipe: Recipe, split: Split, seconds: float) -> list[Candidate]:

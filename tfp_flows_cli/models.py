@@ -18,23 +18,30 @@ from tfp_flows_cli.checks import has_outliers
 from tfp_flows_cli.errors import InputError
 from tfp_flows_cli.recipe import Recipe, Rows
 
-__all__ = ["new_model"]
+__all__ = ["new_model", "usual_rate"]
 
 _BASES = {
     "mixture": lambda size, dtype, seed: bases.mixture(size, dtype=dtype, seed=seed),
     "normal": lambda size, dtype, seed: bases.normal(size, dtype=dtype),
     "student_t": lambda size, dtype, seed: bases.student_t(size, dtype=dtype),
 }
+_FEW_ROWS = 1000
 _FAR_OUT = 1e6  # Times the range of the middle 90 %.
 _FLAGS = {"hidden_units": "hidden", "context_size": "context"}
 
 
-def new_model(recipe: Recipe, rows: Rows, *, seed: int, learning_rate: float | None) -> FlowModel:
-    """A compiled model for the training rows, of a size and a dtype that suit them."""
+def new_model(
+    recipe: Recipe, rows: Rows, *, index: int = 0, learning_rate: float | None
+) -> FlowModel:
+    """A compiled model for the training rows, of a size and a dtype that suit them.
+
+    Of several, `index` says which, from 0.
+    """
+    seed = recipe.seed + index
     family = getattr(flows, recipe.flow)
     known = inspect.signature(family).parameters
     n, size = len(rows), rows.y.shape[1] - len(recipe.labels)
-    small = n < 1000
+    small = n < _FEW_ROWS
     dtype = recipe.options.get("dtype") or _dtype(rows)
     asked = {k: v for k, v in recipe.options.items() if k not in ("base", "steps", "dtype")}
     categories = [len(words) for words in recipe.labels.values()]
@@ -50,6 +57,11 @@ def new_model(recipe: Recipe, rows: Rows, *, seed: int, learning_rate: float | N
     usual: dict[str, Any] = {}
     if "hidden_units" in known:
         usual = {"layers": 4 if small else 8, "hidden_units": [width] if small else [width, width]}
+    if recipe.is_regression:
+        # More layers of one column are no richer than more bins.
+        usual = {"layers": 1, "hidden_units": [128, 128], "activation": "silu"}
+    if "dropout" in known:
+        usual["dropout"] = recipe.dropout_of(index)
     if "bins" in known:
         usual["bins"] = 4 if small else 8
     if "linear" in known and size > 1 and not recipe.on_circle:
@@ -84,14 +96,24 @@ def new_model(recipe: Recipe, rows: Rows, *, seed: int, learning_rate: float | N
             _adapt(model, recipe, rows)
     except ValueError as error:
         raise InputError(f"{recipe.data}: {error}.") from error
-    rate = learning_rate or (5e-3 if small else 1e-3)
     # Like a Gaussian prior on the weights, decay weighs less, the more rows there are. Averages of
     # the weights over the last 50 steps or so are what is validated and kept: they jitter less.
     optimizer = keras.optimizers.AdamW(
-        rate, weight_decay=20 / n, clipnorm=10.0, use_ema=True, ema_momentum=0.98
+        learning_rate or usual_rate(recipe, n),
+        weight_decay=20 / n,
+        clipnorm=10.0,
+        use_ema=True,
+        ema_momentum=0.98,
     )
     model.compile(optimizer)
     return model
+
+
+def usual_rate(recipe: Recipe, rows: int) -> float:
+    """The learning rate for so many rows for training."""
+    if recipe.is_regression:
+        return 3e-3
+    return 5e-3 if rows < _FEW_ROWS else 1e-3
 
 
 def _adapt(model: FlowModel, recipe: Recipe, rows: Rows) -> None:

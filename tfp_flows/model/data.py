@@ -22,7 +22,6 @@ __all__ = [
     "check_inputs",
     "check_rows",
     "collect",
-    "epoch_of_batches",
     "pack",
     "pairs",
     "split_off",
@@ -219,42 +218,6 @@ def split_off(parts: Sequence[Any], share: float) -> tuple[tuple[Any, ...], tupl
             f"validation_split={share!r}, with {len(parts[0])} rows"
         )
     return tuple(part[:end] for part in parts), tuple(part[end:] for part in parts)
-
-
-def epoch_of_batches(
-    parts: Sequence[Any], batch_size: int, *, shuffle: bool, dtype: str
-) -> tf.data.Dataset:
-    """Batches of arrays of equally many rows, for one epoch; a single array comes as it is.
-
-    All rows change places at once, when the epoch begins, and batches are slices of the result:
-    Keras picks rows batch by batch, in threads of its own, which in small flows takes as long as
-    the step. It costs one copy of the data.
-    """
-    tensors = []
-    with tf.device("CPU"):
-        for part in map(np.asarray, parts):
-            tensors.append(tf.constant(part, dtype if part.dtype.kind == "f" else None))
-    rows = len(parts[0])
-    full = rows // batch_size * batch_size
-
-    def epoch(seed: tf.Tensor) -> tf.data.Dataset:
-        ordered = tensors
-        if shuffle:
-            order = tf.random.experimental.stateless_shuffle(tf.range(rows), seed)
-            ordered = [tf.gather(part, order) for part in tensors]
-        found = tf.data.Dataset.from_tensor_slices(
-            tuple(tf.reshape(part[:full], [-1, batch_size, *part.shape[1:]]) for part in ordered)
-        )
-        if full == rows:
-            return found
-        return found.concatenate(tf.data.Dataset.from_tensors(tuple(p[full:] for p in ordered)))
-
-    # Other numbers in every epoch, and the same ones again after `keras.utils.set_random_seed`.
-    seeds = tf.data.Dataset.random(rerandomize_each_iteration=True)
-    batches = seeds.batch(2).take(1).flat_map(epoch)
-    if len(tensors) == 1:
-        batches = batches.map(lambda part: part)
-    return batches.apply(tf.data.experimental.assert_cardinality(-(-rows // batch_size)))
 
 
 def training_rows(x: Any, y: Any, validation_split: float) -> tuple[Any, Any]:

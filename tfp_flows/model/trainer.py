@@ -17,12 +17,12 @@ from tfp_flows.model.data import (
     check_finite,
     check_inputs,
     check_rows,
-    epoch_of_batches,
     pack,
     pairs,
     split_off,
     training_rows,
 )
+from tfp_flows.model.epochs import Epochs
 from tfp_flows.model.guard import StopOnNonFinite, mean_loss
 from tfp_flows.model.likelihood import Likelihood
 
@@ -109,10 +109,13 @@ class MaximumLikelihood(Likelihood):
             batch_size = batch_size or 32
             validation_batch_size = validation_batch_size or batch_size
             self._choose_steps(batch_size, validation_steps, callbacks)
-            packed_x = epoch_of_batches(
-                training, batch_size, shuffle=bool(shuffle), dtype=self.event_dtype
-            )
+            packed_x = self._epochs(training, batch_size, shuffle=bool(shuffle))
             packed_y = sample_weight = batch_size = None
+        if validation_data is not None and validation_steps is None:
+            judged = arrays_of(*keras.utils.unpack_x_y_sample_weight(validation_data))
+            if judged is not None:
+                size = validation_batch_size or batch_size or 32
+                validation_data = self._epochs(judged, size, shuffle=False)
         with self._floatx():
             history = super().fit(
                 packed_x,
@@ -245,6 +248,13 @@ class MaximumLikelihood(Likelihood):
         if is_array(sample_weight) or np.isscalar(sample_weight):
             arguments.check_weight_shape(np.shape(sample_weight))
         check_rows(context=context, events=events, sample_weight=sample_weight)
+
+    def _epochs(
+        self, parts: Sequence[Any], batch_size: int, *, shuffle: bool
+    ) -> Epochs | tf.data.Dataset:
+        epochs = Epochs(parts, batch_size, shuffle=shuffle, dtype=self.event_dtype)
+        spread = self.distribute_strategy.num_replicas_in_sync > 1
+        return epochs.as_dataset() if spread else epochs
 
     @contextlib.contextmanager
     def _floatx(self) -> Iterator[None]:

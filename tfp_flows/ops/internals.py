@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.src.backend.common import global_state as _global_state
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from tensorflow.compiler.tf2xla.python import xla as _xla
 from tensorflow.python.eager import forwardprop_util as _forwardprop_util
 from tensorflow.python.eager import record as _record
@@ -35,6 +36,7 @@ __all__ = [
     "FUNCTIONAL_MODULE",
     "BuiltModel",
     "ChainBase",
+    "DataAdapter",
     "InvertBase",
     "RegisterLogProbRatio",
     "TransformedDistributionBase",
