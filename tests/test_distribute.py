@@ -51,6 +51,13 @@ same(
     validation_split=0.2,
 )
 """,
+    "one device": """
+both = strategy
+one_device = tf.distribute.OneDeviceStrategy("CPU:0"), tf.distribute.MirroredStrategy(["CPU:0"])
+for strategy in one_device:
+    same(lambda: keras.optimizers.Adam(1e-2), validation_split=0.2)
+strategy = both
+""",
     "clipped gradients, eager, free variables": """
 same(lambda: keras.optimizers.SGD(1e-2, momentum=0.9, clipnorm=0.1))
 def free():

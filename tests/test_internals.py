@@ -365,19 +365,13 @@ def test_the_mean_of_losses():
 
 
 def test_data_of_ones_own_for_keras():
-    passes = []
-
     class Twos(internals.DataAdapter):
         num_batches = 2
-
-        def on_epoch_begin(self):
-            passes.append(0)
 
         def get_tf_dataset(self):
             return self
 
         def __iter__(self):
-            passes[-1] += 1
             return iter(tf.data.Dataset.from_tensor_slices(np.full([2, 3, 1], 2.0, "float32")))
 
     class Mean(keras.Sequential):
@@ -389,7 +383,13 @@ def test_data_of_ones_own_for_keras():
     history = model.fit(Twos(), epochs=3, verbose=0).history
     message = mend("DataAdapter", "Keras does not take data of a class of its own: `fit` fails")
     assert history["loss"] == [2.0] * 3, message
-    assert passes == [2] * 3, message  # One pass would be enough, then `Epochs` may be simpler.
+
+
+def test_what_there_is_where_no_strategy_is_chosen():
+    message = mend("DefaultStrategy", "arrays are handed to Keras as a dataset, which is slower")
+    assert isinstance(tf.distribute.get_strategy(), internals.DefaultStrategy), message
+    one = tf.distribute.OneDeviceStrategy("CPU:0")
+    assert not isinstance(one, internals.DefaultStrategy), message
 
 
 def test_where_functional_models_are_defined():

@@ -53,11 +53,7 @@ def fit(
     patience: Annotated[int, Option(help="Stop after so many epochs without progress.")] = 30,
     batch_size: Annotated[int | None, Option(show_default=_BY_ROWS)] = None,
     learning_rate: Annotated[
-        float | None,
-        Option(
-            help="It falls while the time goes by, and when progress stalls.",
-            show_default=_BY_ROWS,
-        ),
+        float | None, Option(help="It halves when progress stalls.", show_default=_BY_ROWS)
     ] = None,
     noise: Annotated[
         float | None,

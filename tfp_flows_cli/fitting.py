@@ -17,7 +17,7 @@ from tfp_flows.model.ties import tied_columns
 from tfp_flows.ops.files import atomic_write
 from tfp_flows_cli import classical, fitted, pictures
 from tfp_flows_cli.classical import Candidate
-from tfp_flows_cli.models import new_model, usual_rate
+from tfp_flows_cli.models import new_model
 from tfp_flows_cli.plot import make_folder
 from tfp_flows_cli.recipe import Recipe, Rows
 from tfp_flows_cli.report import report
@@ -86,7 +86,6 @@ def fit_members(
             epochs=training.epochs,
             patience=training.patience,
             batch_size=training.batch_size,
-            learning_rate=training.learning_rate or usual_rate(recipe, len(split.train)),
             noise=noise,
             categories=len(recipe.labels),
             seed=recipe.seed + i,
@@ -168,7 +167,10 @@ def _load_or_make(
         model = _new_model(recipe, split, index, learning_rate)
         model.save(file)
         return model
-    return FlowModel.load(file)
+    model = FlowModel.load(file)
+    if learning_rate is not None:
+        model.optimizer.learning_rate.assign(learning_rate)
+    return model
 
 
 def _new_model(recipe: Recipe, split: Split, index: int, learning_rate: float | None) -> FlowModel:

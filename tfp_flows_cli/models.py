@@ -18,7 +18,7 @@ from tfp_flows_cli.checks import has_outliers
 from tfp_flows_cli.errors import InputError
 from tfp_flows_cli.recipe import Recipe, Rows
 
-__all__ = ["new_model", "usual_rate"]
+__all__ = ["new_model"]
 
 _BASES = {
     "mixture": lambda size, dtype, seed: bases.mixture(size, dtype=dtype, seed=seed),
@@ -99,7 +99,7 @@ def new_model(
     # Like a Gaussian prior on the weights, decay weighs less, the more rows there are. Averages of
     # the weights over the last 50 steps or so are what is validated and kept: they jitter less.
     optimizer = keras.optimizers.AdamW(
-        learning_rate or usual_rate(recipe, n),
+        learning_rate or _usual_rate(recipe, n),
         weight_decay=20 / n,
         clipnorm=10.0,
         use_ema=True,
@@ -109,7 +109,7 @@ def new_model(
     return model
 
 
-def usual_rate(recipe: Recipe, rows: int) -> float:
+def _usual_rate(recipe: Recipe, rows: int) -> float:
     """The learning rate for so many rows for training."""
     if recipe.is_regression:
         return 3e-3

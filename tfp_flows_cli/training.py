@@ -25,7 +25,6 @@ __all__ = ["Progress", "progress", "train"]
 
 _SECONDS_BETWEEN_FILES = 10.0
 _VALIDATION_ROWS = 512  # At a time.
-_LEAST_RATE = 0.01  # Of the learning rate, at the end.
 _STEPS_AT_A_TIME = 16  # Without a word to Python, which takes as long as a step.
 
 
@@ -39,7 +38,6 @@ def train(
     epochs: int,
     patience: int,
     batch_size: int | None,
-    learning_rate: float,
     noise: float,
     categories: int,
     seed: int,
@@ -53,7 +51,6 @@ def train(
     that are bound to each other by a straight line.
 
     Args:
-      learning_rate: at the beginning.
       categories: so many columns come first, of categories, that get no noise.
       seconds: training stops at the first end of an epoch that is later.
 
@@ -65,10 +62,10 @@ def train(
     steps = max(len(rows) // batch_size, 1)
     model.compile(model.optimizer, steps_per_execution=min(steps, _STEPS_AT_A_TIME))
     brief = steps < 50  # Then one bar for all epochs, else a bar for each.
-    clock, best = _Clock(seconds, epochs), _Best(file, monitor, before.best)
+    clock, best = _Clock(seconds), _Best(file, monitor, before.best)
     callbacks = [
         _Averages(),  # Before all that look at the weights.
-        _Rate(learning_rate, clock, monitor, patience=max(patience // 3, 1)),
+        keras.callbacks.ReduceLROnPlateau(monitor, factor=0.5, patience=max(patience // 3, 1)),
         keras.callbacks.EarlyStopping(monitor, patience=patience, baseline=before.best),
         best,
         _History(history),
@@ -112,7 +109,7 @@ def _batches(rows: Rows, size: int, noise: float, categories: int, dtype: str) -
 
     # Other rows are left over in each epoch: all batches have one size, and are compiled once.
     return Epochs(
-        [part.astype(dtype) for part in rows.inputs],
+        rows.inputs,
         size,
         shuffle=True,
         dtype=dtype,
@@ -187,43 +184,14 @@ class _Averages(keras.callbacks.Callback):
 class _Clock(keras.callbacks.Callback):
     """Ends the training at the first end of an epoch after so many seconds."""
 
-    def __init__(self, seconds: float, epochs: int) -> None:
+    def __init__(self, seconds: float) -> None:
         super().__init__()
-        self._start = time.monotonic()
-        self._seconds, self._epochs = seconds, epochs
+        self._end = time.monotonic() + seconds
         self.is_over = False
 
-    def share(self, epoch: int) -> float:
-        """How much of the time or of the epochs is behind, at the beginning of an epoch."""
-        return max((time.monotonic() - self._start) / self._seconds, epoch / self._epochs)
-
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if self.share(0) > 1 and not self.model.stop_training:
+        if time.monotonic() > self._end and not self.model.stop_training:
             self.is_over = self.model.stop_training = True
-
-
-class _Rate(keras.callbacks.Callback):
-    """A learning rate that falls along a cosine while the time goes by.
-
-    It is halved besides after every `patience` epochs without progress.
-    """
-
-    def __init__(self, rate: float, clock: _Clock, monitor: str, *, patience: int) -> None:
-        super().__init__()
-        self._rate, self._clock, self._monitor = rate, clock, monitor
-        self._best, self._without, self._patience = math.inf, 0, patience
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        share = min(self._clock.share(epoch), 1.0)
-        falling = _LEAST_RATE + (1 - _LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * share))
-        self.model.optimizer.learning_rate = self._rate * falling
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        loss = (logs or {}).get(self._monitor, math.inf)
-        self._without = 0 if loss < self._best else self._without + 1
-        self._best = min(loss, self._best)
-        if self._without == self._patience:
-            self._rate, self._without = 0.5 * self._rate, 0
 
 
 class _Best(keras.callbacks.Callback):

@@ -17,6 +17,7 @@ __all__ = [
     "check_distribution",
     "check_fit",
     "check_replicas",
+    "check_validation_data",
     "check_weight_shape",
     "has_no_rows",
     "require_rows",
@@ -109,6 +110,15 @@ def check_fit(
         raise ValueError(
             "`validation_split` must be a share of the rows, at least 0 and below 1. "
             f"Received: validation_split={validation_split!r}"
+        )
+
+
+def check_validation_data(data: Sequence[Any]) -> None:
+    """Raise a ValueError unless a tuple of validation data has one to three parts."""
+    if not 1 <= len(data) <= 3:
+        raise ValueError(
+            "`validation_data` must be events, (context, events) or (context, events, "
+            f"sample_weight). Received: {len(data)} arrays"
         )
 
 

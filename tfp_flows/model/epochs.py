@@ -21,7 +21,7 @@ class Epochs(DataAdapter):
 
     All rows change places at once, when the epoch begins, and batches are slices of the result, of
     a dataset without functions. Keras picks rows batch by batch, in threads of its own, and begins
-    each pass over a dataset twice, which takes 20 ms each time: of small tables and flows, that is
+    two passes over a dataset an epoch, which take 20 ms each: of small tables and flows, that is
     longer than the steps of an epoch. It costs one copy of the data.
 
     Args:
@@ -55,8 +55,7 @@ class Epochs(DataAdapter):
         self._drops = drop_remainder
         # Other numbers in every epoch, and the same again after `keras.utils.set_random_seed`.
         self._seed = tf.random.uniform([2], 0, 2**31 - 1, tf.int32)
-        self._epoch = 0
-        self._current: Iterator[Any] | None = None
+        self._passes = 0
 
     @property
     def num_batches(self) -> int:
@@ -64,23 +63,17 @@ class Epochs(DataAdapter):
         count = self._rows / self._size
         return math.floor(count) if self._drops else math.ceil(count)
 
-    def on_epoch_begin(self) -> None:
-        """Let the next pass be a new epoch."""
-        self._current = None
-
     def get_tf_dataset(self) -> Epochs:
-        """What Keras makes iterators of, when an epoch begins and once more when it is over."""
+        """What Keras makes iterators of."""
         return self
 
     def __len__(self) -> int:
         return self.num_batches
 
     def __iter__(self) -> Iterator[Any]:
-        if self._current is None:
-            with tf.device("CPU"):
-                self._current = iter(self._batches(self._seed + self._epoch))
-            self._epoch += 1
-        return self._current
+        self._passes += 1
+        with tf.device("CPU"):
+            return iter(self._batches(self._seed + self._passes))
 
     def as_dataset(self) -> tf.data.Dataset:
         """The same as a dataset, for the strategies of `tf.distribute`, which take nothing else."""

@@ -45,7 +45,7 @@ def update_if(
     def apply(gradients: Sequence[Any]) -> None:
         optimizer.apply_gradients(zip(gradients, weights, strict=True))
 
-    if replica_count() == 1:
+    if not tf.distribute.has_strategy():
 
         def update() -> None:
             with one_operation_a_weight(optimizer):

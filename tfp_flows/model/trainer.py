@@ -25,6 +25,7 @@ from tfp_flows.model.data import (
 from tfp_flows.model.epochs import Epochs
 from tfp_flows.model.guard import StopOnNonFinite, mean_loss
 from tfp_flows.model.likelihood import Likelihood
+from tfp_flows.ops.internals import DefaultStrategy
 
 __all__ = ["MaximumLikelihood"]
 
@@ -74,6 +75,7 @@ class MaximumLikelihood(Likelihood):
         arguments.check_batch_size(validation_batch_size, "validation_batch_size")
         arguments.require_rows(x)
         if isinstance(validation_data, tuple | list):
+            arguments.check_validation_data(validation_data)
             held_out_x, held_out_y, held_out_weight = (*validation_data, None, None)[:3]
             validation_data = check_inputs(
                 held_out_x, held_out_y, held_out_weight, names=_VALIDATION_NAMES
@@ -253,8 +255,8 @@ class MaximumLikelihood(Likelihood):
         self, parts: Sequence[Any], batch_size: int, *, shuffle: bool
     ) -> Epochs | tf.data.Dataset:
         epochs = Epochs(parts, batch_size, shuffle=shuffle, dtype=self.event_dtype)
-        spread = self.distribute_strategy.num_replicas_in_sync > 1
-        return epochs.as_dataset() if spread else epochs
+        alone = isinstance(self.distribute_strategy, DefaultStrategy)
+        return epochs if alone else epochs.as_dataset()
 
     @contextlib.contextmanager
     def _floatx(self) -> Iterator[None]:

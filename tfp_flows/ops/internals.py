@@ -16,6 +16,9 @@ import tensorflow_probability as tfp
 from keras.src.backend.common import global_state as _global_state
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from tensorflow.compiler.tf2xla.python import xla as _xla
+from tensorflow.python.distribute.distribute_lib import (
+    _DefaultDistributionStrategy as DefaultStrategy,
+)
 from tensorflow.python.eager import forwardprop_util as _forwardprop_util
 from tensorflow.python.eager import record as _record
 from tensorflow.python.ops import control_flow_util as _control_flow_util
@@ -37,6 +40,7 @@ __all__ = [
     "BuiltModel",
     "ChainBase",
     "DataAdapter",
+    "DefaultStrategy",
     "InvertBase",
     "RegisterLogProbRatio",
     "TransformedDistributionBase",
