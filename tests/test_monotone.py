@@ -176,6 +176,18 @@ def column(*values):
     return tf.constant(values, "float64")[None, :, None]
 
 
+@every
+def test_far_out_log_dets_keep_the_digits_of_the_dtype(transformer):
+    """Those of sigmoids are differences of logarithms near -1e6, with digits of 0.06."""
+    x = np.array([-1e6, -1e4, -1e2, 0.3, 1e2, 1e4, 1e6])[:, None] * np.ones(6)
+    parameters = random_parameters(transformer, dtype="float32")
+    found, exact = (
+        transformer.forward(tf.constant(x, dtype), tf.cast(parameters, dtype))[1]
+        for dtype in ("float32", "float64")
+    )
+    np.testing.assert_allclose(found, exact, atol=1e-5)
+
+
 def test_deep_sigmoidal_by_hand():
     # Slopes 2 and 1/2, shifts 1 and 0 beside the fixed -1/2 and 1/2, weights 3/4 and 1/4.
     parameters = column(np.log(2), -np.log(2), 1.0, 0.0, np.log(3), 0.0)

@@ -250,14 +250,21 @@ def _matrix(flat: tf.Tensor, n: int) -> tf.Tensor:
 def _logit_of_mixture(mix: tf.Tensor, u: tf.Tensor, log_du: tf.Tensor) -> Pair:
     """`logit(Σ_j w_j σ(u_j))` and its log-slope, where `w = softmax(mix)` and `log_du = log u_j'`.
 
-    The sum is over the last axis but one. σ and 1 - σ stay logarithms: neither rounds to 1.
+    The sum is over the last axis but one. σ and 1 - σ stay logarithms: neither rounds to 1. Of
+    their sums `p` and `q = 1 - p`, the smaller one may have a logarithm of -1e6, to whose digits
+    the slope must not be rounded: `Σ_j w_j σ_j (1 - σ_j) u_j' / (p q)` is taken as a mean over its
+    shares, divided by the other sum.
     """
     log_w = log_softmax(mix)
     log_s, log_not_s = tf.math.log_sigmoid(u), tf.math.log_sigmoid(-u)
     log_p = tf.reduce_logsumexp(log_w + log_s, -2)
     log_q = tf.reduce_logsumexp(log_w + log_not_s, -2)
-    log_slope = tf.reduce_logsumexp(log_w + log_s + log_not_s + log_du, -2) - log_p - log_q
-    return log_p - log_q, log_slope
+    above = (log_q < log_p)[..., None, :]
+    log_less, log_more = tf.where(above, log_not_s, log_s), tf.where(above, log_s, log_not_s)
+    largest = tf.stop_gradient(tf.reduce_max(log_less, -2, keepdims=True))
+    log_share = log_softmax(log_w + (log_less - largest))
+    log_slope = tf.reduce_logsumexp(log_share + log_more + log_du, -2)
+    return log_p - log_q, log_slope - tf.maximum(log_p, log_q)
 
 
 def _from_identity(
