@@ -64,3 +64,24 @@ def policy(request):
     keras.config.set_dtype_policy(request.param)
     yield request.param
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A folder with a table, for the command."""
+    from command_line import make_table
+
+    folder = tmp_path_factory.mktemp("cli")
+    make_table().to_csv(folder / "people.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fitted(folder):
+    """A folder with a flow of two columns, fitted for two epochs."""
+    from command_line import QUICK, run
+
+    out = folder / "fitted"
+    result = run("fit", folder / "people.csv", "--columns", "height,weight", "--out", out, *QUICK)
+    assert result.exit_code == 0, result.output
+    return out, result.output

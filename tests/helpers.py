@@ -16,3 +16,8 @@ def randomize(module: tf.Module, seed: int = 0, stddev: float = 0.3) -> tf.Modul
         noise = tf.random.stateless_normal(variable.shape, [seed, i], stddev=stddev)
         variable.assign_add(tf.cast(noise, variable.dtype))
     return module
+
+
+def mend(name: str, what: str) -> str:
+    """What an assertion about a private name says when it fails."""
+    return f"{what}: mend `{name}` in tfp_flows/ops/internals.py"

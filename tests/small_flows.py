@@ -1,9 +1,10 @@
-"""Flows that build fast, for the tests of Flow."""
+"""Flows and models that build fast, for the tests of many files."""
 
 import tensorflow as tf
 import tensorflow_probability as tfp
+from helpers import randomize
 
-from tfp_flows import bijectors, flows
+from tfp_flows import Flow, FlowModel, bijectors, flows
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 transformers = bijectors.transformers
@@ -40,3 +41,20 @@ def conditional(event_size, flip=False, name="conditional"):
         seed=0,
         name=name,
     )
+
+
+def affine_model(dtype="float32", context_size=None, last=None):
+    """A model of two columns: one affine coupling, and a last bijector before the data."""
+    options = {"context_size": context_size, "dtype": dtype, "seed": 0}
+    steps = [] if last is None else [last]
+    steps.append(bijectors.Coupling(2, bijectors.transformers.Affine(), (4,), **options))
+    base = tfd.MultivariateNormalDiag(tf.zeros(2, dtype))
+    return FlowModel(randomize(Flow(base, tfb.Chain(steps))))
+
+
+def masked_model(mask="half", seed=0):
+    """A model of four columns: one affine coupling."""
+    affine = bijectors.transformers.Affine()
+    coupling = bijectors.Coupling(4, affine, (4,), mask=mask, seed=seed)
+    base = tfd.MultivariateNormalDiag(tf.zeros(4))
+    return FlowModel(randomize(Flow(base, tfb.Chain([coupling]))))
