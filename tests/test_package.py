@@ -118,6 +118,14 @@ def test_there_is_no_way_around():
         reached(part)
 
 
+def test_tests_and_benchmarks_are_short():
+    root = Path(__file__).parents[1]
+    paths = [*root.glob("tests/*.py"), *root.glob("benchmarks/**/*.py")]
+    lengths = {path.name: len(path.read_text().splitlines()) for path in paths}
+    assert len(lengths) > 80
+    assert {name: length for name, length in lengths.items() if length > 350} == {}
+
+
 @pytest.mark.parametrize(
     "path", [*FILES, *COMMAND], ids=lambda path: str(path.relative_to(PACKAGE.parent))
 )
