@@ -94,10 +94,11 @@ def test_a_class_may_be_absent_among_the_rows_for_training(folder):
     table = make_table()[["height"]]
     held_out = np.random.default_rng(0).permutation(len(table))[:12]
     table["rare"] = np.isin(np.arange(len(table)), held_out[[1, 10]]) * 1.0
+    table["one"] = 1.0
     table.to_csv(folder / "rare.csv", index=False)
     out = folder / "rare"
     with pytest.warns(ConstantColumnWarning):
-        result = run("fit", folder / "rare.csv", "--context", "rare", "--out", out, *QUICK)
+        result = run("fit", folder / "rare.csv", "--context", "rare,one", "--out", out, *QUICK)
     assert result.exit_code == 0, result.output
     assert "weights, float32" in result.output
     assert "nan" not in result.output

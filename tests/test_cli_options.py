@@ -8,6 +8,8 @@ import pytest
 from command_line import QUICK, make_table, run
 
 from tfp_flows import FlowModel
+from tfp_flows_cli.models import new_model
+from tfp_flows_cli.recipe import Recipe
 from tfp_flows_cli.report import report
 
 
@@ -168,3 +170,19 @@ def test_options_reach_the_flow(options, folder):
     assert ("LU" in parts) == ("--linear" not in options)
     assert flow.dtype == ("float64" if "float64" in options else "float32")
     assert ("StudentT" in parts) == ("student_t" in options)
+
+
+def test_one_column_given_others_gets_small_flows():
+    asked = {"columns": ["weight"], "context": ["age"]}
+    table = make_table()
+    recipe = Recipe.new(table, "people", asked)
+    assert recipe.members == 4
+    assert [recipe.dropout_of(i) for i in range(4)] == [0.1, 0.0, 0.1, 0.0]
+    assert [recipe.noise_of(i, 49) for i in range(4)] == pytest.approx([0, 0, 0.2, 0])
+    model = new_model(recipe, recipe.rows(table, "people"), index=1, learning_rate=None)
+    (layer,) = model.distribution.bijector.bijectors
+    assert (128, 128) in [tuple(v.shape) for v in layer.trainable_variables]
+    for other in ({"flow": "maf"}, {"columns": ["weight", "height"]}):
+        recipe = Recipe.new(table, "people", asked | other)
+        assert recipe.members == 2 and recipe.dropout_of(0) == 0.0
+    assert Recipe.new(table, "people", asked | {"members": 3}).members == 3

@@ -123,12 +123,13 @@ class Recipe:
             raise InputError(
                 f"{data} has no column of numbers to model, but categories: {', '.join(labels)}."
             )
-        if "members" not in asked and len(columns) == 1 and context:
-            asked = {**asked, "members": 4}  # They are small.
         path = Path(data)
         data = str(path.resolve()) if path.suffix else data  # To be found from another folder.
         known = {"data": data, "columns": columns, "context": context, "labels": labels}
-        return cls(**{**asked, **known})
+        recipe = cls(**{**asked, **known})
+        if "members" not in asked and recipe.is_regression:
+            recipe = dataclasses.replace(recipe, members=4)  # They are small.
+        return recipe
 
     @classmethod
     def load(cls, path: Path) -> Recipe:

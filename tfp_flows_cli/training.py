@@ -102,9 +102,10 @@ def _batches(rows: Rows, size: int, noise: float, categories: int, dtype: str) -
     triangles[-1][:categories] = 0
 
     def add_noise(parts: list[tf.Tensor], seed: tf.Tensor) -> list[tf.Tensor]:
+        seeds = tf.random.split(seed, len(parts))
         return [
-            part + tf.random.stateless_normal(part.shape, seed + i, dtype=part.dtype) @ triangle.T
-            for i, (part, triangle) in enumerate(zip(parts, triangles, strict=True), start=1)
+            part + tf.random.stateless_normal(part.shape, one, dtype=part.dtype) @ triangle.T
+            for part, triangle, one in zip(parts, triangles, tf.unstack(seeds), strict=True)
         ]
 
     # Other rows are left over in each epoch: all batches have one size, and are compiled once.

@@ -73,7 +73,7 @@ class Epochs(DataAdapter):
     def __iter__(self) -> Iterator[Any]:
         self._passes += 1
         with tf.device("CPU"):
-            return iter(self._batches(self._seed + self._passes))
+            return iter(self._batches(tf.random.fold_in(self._seed, self._passes)))
 
     def as_dataset(self) -> tf.data.Dataset:
         """The same as a dataset, for the strategies of `tf.distribute`, which take nothing else."""
@@ -87,7 +87,7 @@ class Epochs(DataAdapter):
             order = tf.random.experimental.stateless_shuffle(tf.range(self._rows), seed)
             rows = [tf.gather(part, order) for part in rows]
         if self._change is not None:
-            rows = self._change(rows, seed)
+            rows = self._change(rows, tf.random.fold_in(seed, 1))
         full = self._rows // self._size * self._size
 
         def one_or_all(parts: list[tf.Tensor]) -> Any:
