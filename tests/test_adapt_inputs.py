@@ -174,6 +174,18 @@ def test_what_holds_numbers_in_other_clothes_is_taken(plain):
     np.testing.assert_allclose(scalar.log_prob(0.5), tfd.Normal(0.0, 1.0).log_prob(0.5), rtol=1e-6)
 
 
+def test_truth_values_beside_numbers_in_a_table_are_0_and_1(plain):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(X, columns=["a", "b"]).assign(b=X[:, 1] > 0)
+    array = table.astype("float32").to_numpy()
+    plain.adapt(table)
+    np.testing.assert_allclose(plain.event_standardizer.shift, array.mean(0), atol=1e-6)
+    expected = plain.log_prob(array)
+    np.testing.assert_allclose(plain.log_prob(table), expected, rtol=1e-5)
+    np.testing.assert_allclose(plain.predict(table, verbose=0), expected, rtol=1e-5)
+    assert np.isfinite(plain.fit(table, verbose=0).history["loss"]).all()
+
+
 def test_bfloat16_is_a_number(plain):
     x = tf.cast(X, "bfloat16")
     for data in (x, x.numpy()):

@@ -1,6 +1,7 @@
 """When training breaks, the weights that stay are finite and good, and the message is true."""
 
 import re
+import time
 
 import keras
 import numpy as np
@@ -136,6 +137,43 @@ def test_the_weights_of_the_moment_are_kept_where_they_are_the_best():
     _, message = broken_training(distribution, keras.optimizers.SGD(0.02))
     assert "those of the last step" in message
     assert (shift.numpy() < 2.95).all()
+
+
+def test_epochs_without_validation_are_judged_on_its_rows():
+    some = DATA[:10]
+    _, message = broken_training(
+        shifted(),
+        Scripted(16, np.nan),
+        judged=some,
+        epochs=6,
+        validation_data=(some,),
+        validation_freq=2,
+    )
+    assert "those of the end of epoch 5, with a validation loss of" in message
+
+
+def test_weights_from_before_training_are_judged_on_validation_rows():
+    start = tfd.MultivariateNormalDiag(tf.Variable(DATA.mean(0)), [1.0, 1.0])
+    _, message = broken_training(
+        start, Scripted(7, np.nan, learning_rate=2.5), judged=DATA, epochs=4, validation_data=DATA
+    )
+    assert "those from before training, with a validation loss of" in message
+
+
+def test_a_generator_is_read_by_keras_alone():
+    read = []
+
+    def batches():
+        for i in range(12):
+            time.sleep(0.003)  # Keras waits for it in another thread.
+            read.append(i)
+            yield (DATA[:32],)
+
+    _, message = broken_training(
+        shifted(), Scripted(10, np.nan), (batches(),), steps_per_epoch=3, batch_size=None, epochs=4
+    )
+    assert "those of the end of epoch 3; the data cannot be read again to judge them" in message
+    assert read == list(range(12))
 
 
 def test_the_best_validation_is_kept_unless_it_fails_on_training_rows():

@@ -94,12 +94,13 @@ def _array_of(data: Any, name: str) -> np.ndarray:
 
 def _plain_table(data: Any, name: str) -> Any:
     """A pandas table of plain numbers, its names kept; nullable ones only if no value is absent."""
-    plain = True
+    plain, kinds = True, set()
     for label, column in [(data.name, data)] if data.ndim == 1 else data.items():
         dtype = column.dtype
         if isinstance(dtype, np.dtype):
             if dtype.kind not in "biuf":
                 raise _refusal(name, f"{dtype} in column {label!r}")
+            kinds.add(dtype.kind)
             continue
         if dtype.kind not in "biuf":  # Categories, text, dates with a zone.
             raise _refusal(name, f"{dtype} in column {label!r}")
@@ -107,6 +108,8 @@ def _plain_table(data: Any, name: str) -> Any:
         if missing.any():
             raise _refusal(name, f"no value at row {missing.argmax()}, column {label!r}")
         plain = False
+    # Truth values beside numbers would make an array of objects.
+    plain = plain and not ("b" in kinds and len(kinds) > 1)
     return data if plain else data.astype("float64")
 
 

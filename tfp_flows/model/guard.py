@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -43,8 +43,9 @@ class StopOnNonFinite(keras.callbacks.Callback):
     gradient is not finite. An optimizer can still make weights NaN, or finite and useless, in a
     step whose loss and gradients were finite, and the running loss of an epoch says nothing about
     the weights at its end. So the weights to go back to are judged when they are needed: those of
-    the moment, those at the ends of the three epochs with the smallest loss, and those from before
-    training. With validation data the best is known already, for that loss is of these weights.
+    the moment, those at the ends of the three epochs with the smallest loss, or validation loss,
+    and those from before training. All must give finite losses on the training rows; the best is
+    that with the smallest loss on the validation rows, if there are any.
 
     It costs one copy of the weights an epoch.
 
@@ -52,12 +53,19 @@ class StopOnNonFinite(keras.callbacks.Callback):
       explain: called once the loss is bad, returns a sentence for the warning.
       judge: returns the mean loss of the training rows with the weights that the model has, NaN or
         infinite if that of one row is, or `None` if the rows cannot be read again.
+      validate: the same of the validation rows, `None` if there are none.
     """
 
-    def __init__(self, explain: Callable[[], str], judge: Callable[[], float | None]):
+    def __init__(
+        self,
+        explain: Callable[[], str],
+        judge: Callable[[], float | None],
+        validate: Callable[[], float | None] = lambda: None,
+    ):
         super().__init__()
         self._explain = explain
         self._judge = judge
+        self._validate = validate
         self._best: list[_Snapshot] = []
         self._stopped = False
 
@@ -92,9 +100,12 @@ class StopOnNonFinite(keras.callbacks.Callback):
             self._stop(f"at the end of epoch {epoch + 1}: the loss is not finite.")
             return
         if math.isfinite(loss):
-            self._best.append(found)
-            self._best.sort(key=lambda snapshot: (not snapshot.validated, snapshot.loss))
-            del self._best[_SNAPSHOTS:]
+            best = sorted([*self._best, found], key=lambda snapshot: snapshot.loss)
+            # Not every epoch may be validated, and losses of both kinds do not compare.
+            self._best = [
+                *[one for one in best if one.validated][:_SNAPSHOTS],
+                *[one for one in best if not one.validated][:_SNAPSHOTS],
+            ]
 
     def _stop(self, when: str) -> None:
         reason = self._bad_weights() or self._explain()
@@ -118,27 +129,24 @@ class StopOnNonFinite(keras.callbacks.Callback):
         """Give the model the best finite weights there are, and say in a sentence which."""
         current = _Snapshot(self.model.get_weights(), "of the last step")
         candidates = [found for found in (current, *self._best, self._start) if found.is_finite()]
-        if self._best and self._best[0].validated:
-            best = self._best[0]
-            if math.isfinite(self._loss_of(best) or 0.0):
-                return (
-                    f"The best finite weights are kept, those {best.origin}, with a validation "
-                    f"loss of {best.loss:.6g}."
-                )
-        losses = [self._loss_of(found) for found in candidates]
-        judged = [
-            (loss, found)
-            for loss, found in zip(losses, candidates, strict=True)
-            if loss is not None and math.isfinite(loss)
-        ]
+        judged, unread = [], False
+        for found in candidates:
+            self.model.set_weights(found.weights)
+            loss = self._judge()
+            unread = unread or loss is None
+            if not math.isfinite(loss or 0.0):
+                continue
+            validation = self._validate()
+            measured = loss if validation is None else validation
+            if measured is not None and math.isfinite(measured):
+                of = f"a loss of {measured:.6g} on the training rows"
+                if validation is not None:
+                    of = f"a validation loss of {measured:.6g}"
+                judged.append((measured, of, found))
         if judged:
-            loss, best = min(judged, key=lambda pair: pair[0])
-            outcome = (
-                f"The best finite weights are kept, those {best.origin}, with a loss of "
-                f"{loss:.6g} on the training rows."
-            )
+            _, of, best = min(judged, key=lambda one: one[0])
+            outcome = f"The best finite weights are kept, those {best.origin}, with {of}."
         elif candidates:
-            unread = None in losses
             best = self._best[0] if unread and self._best else candidates[0]
             outcome = f"The last finite weights are kept, those {best.origin}"
             outcome += (
@@ -150,10 +158,6 @@ class StopOnNonFinite(keras.callbacks.Callback):
             return "No weights of this training are finite, not even those from before training."
         self.model.set_weights(best.weights)
         return outcome
-
-    def _loss_of(self, snapshot: _Snapshot) -> float | None:
-        self.model.set_weights(snapshot.weights)
-        return self._judge()
 
     def _advice(self) -> str:
         """What else must be known before training goes on."""
@@ -170,7 +174,7 @@ def all_finite(tensors: Iterable[Any]) -> tf.Tensor:
     return tf.math.is_finite(tf.add_n([tf.cast(part, tf.float64) for part in sums]))
 
 
-def mean_loss(model: keras.Model, batches: Iterator[Any]) -> float | None:
+def mean_loss(model: keras.Model, batches: Iterable[Any]) -> float | None:
     """The mean loss of batches as Keras hands them over, with the weights that the model has.
 
     Returns:

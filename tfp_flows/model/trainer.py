@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -96,10 +96,13 @@ class MaximumLikelihood(Likelihood):
         if isinstance(callbacks, keras.callbacks.Callback):
             callbacks = [callbacks]
         arrays = arrays_of(packed_x, packed_y, sample_weight)
-        training: Sequence[Any] | None = arrays
+        training: Any = x if arrays is None else arrays
+        validation: Any = None
+        once = isinstance(x, Iterator)  # What Keras reads cannot be read by others, too.
         guard = StopOnNonFinite(
-            explain=lambda: self.explain_non_finite(pairs(x, y)),
-            judge=lambda: mean_loss(self, x if training is None else _batches(training)),
+            explain=lambda: self.explain_non_finite(iter(()) if once else pairs(x, y)),
+            judge=lambda: mean_loss(self, _batches(training)),
+            validate=lambda: mean_loss(self, _batches(validation)),
         )
         callbacks = [guard, *(callbacks or ())]
         if arrays is None or steps_per_epoch is not None:
@@ -113,11 +116,12 @@ class MaximumLikelihood(Likelihood):
             self._choose_steps(batch_size, validation_steps, callbacks)
             packed_x = self._epochs(training, batch_size, shuffle=bool(shuffle))
             packed_y = sample_weight = batch_size = None
-        if validation_data is not None and validation_steps is None:
-            judged = arrays_of(*keras.utils.unpack_x_y_sample_weight(validation_data))
-            if judged is not None:
+        if validation_data is not None:
+            parts = arrays_of(*keras.utils.unpack_x_y_sample_weight(validation_data))
+            validation = validation_data if parts is None else parts
+            if parts is not None and validation_steps is None:
                 size = validation_batch_size or batch_size or 32
-                validation_data = self._epochs(judged, size, shuffle=False)
+                validation_data = self._epochs(parts, size, shuffle=False)
         with self._floatx():
             history = super().fit(
                 packed_x,
@@ -269,7 +273,15 @@ class MaximumLikelihood(Likelihood):
             keras.config.set_floatx(before)
 
 
-def _batches(parts: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-    """Arrays of equally many rows in batches as Keras hands them over."""
-    for first in range(0, len(parts[0]), _ROWS_JUDGED):
-        yield tuple(np.asarray(part[first : first + _ROWS_JUDGED]) for part in parts)
+def _batches(data: Any) -> Iterable[Any]:
+    """Data in batches as Keras hands them over; none of what can be read only once.
+
+    Lists and tuples hold arrays of equally many rows.
+    """
+    if data is None or isinstance(data, Iterator):
+        return
+    if not isinstance(data, tuple | list):
+        yield from data
+        return
+    for first in range(0, len(data[0]), _ROWS_JUDGED):
+        yield tuple(np.asarray(part[first : first + _ROWS_JUDGED]) for part in data)
