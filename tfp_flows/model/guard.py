@@ -53,7 +53,8 @@ class StopOnNonFinite(keras.callbacks.Callback):
       explain: called once the loss is bad, returns a sentence for the warning.
       judge: returns the mean loss of the training rows with the weights that the model has, NaN or
         infinite if that of one row is, or `None` if the rows cannot be read again.
-      validate: the same of the validation rows, `None` if there are none.
+      validate: the same of the validation rows, `None` if there are none, or they cannot be read
+        again: then validation losses of ends of epochs decide.
     """
 
     def __init__(
@@ -137,14 +138,16 @@ class StopOnNonFinite(keras.callbacks.Callback):
             if not math.isfinite(loss or 0.0):
                 continue
             validation = self._validate()
+            if validation is None and found.validated:
+                validation = found.loss  # Of validation rows that cannot be read again.
             measured = loss if validation is None else validation
             if measured is not None and math.isfinite(measured):
                 of = f"a loss of {measured:.6g} on the training rows"
                 if validation is not None:
                     of = f"a validation loss of {measured:.6g}"
-                judged.append((measured, of, found))
+                judged.append((validation is None, measured, of, found))
         if judged:
-            _, of, best = min(judged, key=lambda one: one[0])
+            _, _, of, best = min(judged, key=lambda one: one[:2])
             outcome = f"The best finite weights are kept, those {best.origin}, with {of}."
         elif candidates:
             best = self._best[0] if unread and self._best else candidates[0]
