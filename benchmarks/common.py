@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -109,3 +110,11 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
         f"\nPython {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in packages)
     )
+
+
+def write_csv(path: Path, results: Sequence[Mapping[str, object]]) -> None:
+    """All results so far, a line each, so that a run that is cut leaves what it has measured."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(results[0]))
+        writer.writeheader()
+        writer.writerows(results)

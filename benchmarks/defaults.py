@@ -13,7 +13,6 @@ Settings of the command may be tuned on `TUNED` alone; `JUDGED` was named before
 from __future__ import annotations
 
 import argparse
-import csv
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import DATA, print_table
+from common import DATA, print_table, write_csv
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from threadpoolctl import threadpool_limits
@@ -173,10 +172,7 @@ def main() -> None:
     for split in range(options.splits):
         for name in options.tables:
             results.append(measure(name, split, options))
-            with options.out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(results[0]))
-                writer.writeheader()
-                writer.writerows(results)
+            write_csv(options.out, results)
             print(results[-1], flush=True)
     frame = pd.DataFrame(results)
     print_table(

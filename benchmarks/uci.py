@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import csv
 import math
 import os
 import subprocess
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import DATA, print_table
+from common import DATA, print_table, write_csv
 
 from tfp_flows import FlowModel
 
@@ -90,10 +89,7 @@ def main() -> None:
         ]
         for task in concurrent.futures.as_completed(tasks):
             results.append(task.result())
-            with options.out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(results[0]))
-                writer.writeheader()
-                writer.writerows(results)
+            write_csv(options.out, results)
             print(results[-1], flush=True)
     frame = pd.DataFrame(results)
     rows = []

@@ -21,3 +21,10 @@ def make_table(rows=60):
     return pd.DataFrame(
         {"height": height, "weight": height / 2 + rng.normal(size=rows), "age": age}
     )
+
+
+def fit(folder, name, *options):
+    """Fit the table in the folder for two epochs; the new folder, and what was said."""
+    result = run("fit", folder / "people.csv", "--out", folder / name, *options, *QUICK)
+    assert result.exit_code == 0, result.output
+    return folder / name, result.output

@@ -79,9 +79,47 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def fitted(folder):
     """A folder with a flow of two columns, fitted for two epochs."""
-    from command_line import QUICK, run
+    from command_line import fit
 
-    out = folder / "fitted"
-    result = run("fit", folder / "people.csv", "--columns", "height,weight", "--out", out, *QUICK)
-    assert result.exit_code == 0, result.output
-    return out, result.output
+    return fit(folder, "fitted", "--columns", "height,weight")
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A compiled model of two columns, not adapted."""
+    from small_flows import affine_model
+
+    made = affine_model()
+    made.compile("adam")
+    return made
+
+
+@pytest.fixture(scope="module")
+def conditional():
+    """The same given three columns."""
+    from small_flows import affine_model
+
+    made = affine_model(context_size=3)
+    made.compile("adam")
+    return made
+
+
+@pytest.fixture(scope="module")
+def faithful():
+    """A small model that is adapted to the table `datasets.faithful`, and the table."""
+    from tfp_flows import FlowModel, datasets, flows
+
+    x, _ = datasets.faithful()
+    model = FlowModel(flows.real_nvp(2, layers=2, hidden_units=(8,), seed=0))
+    model.adapt(x)
+    return model, x
+
+
+@pytest.fixture
+def line():
+    """A flow of one column."""
+    from tensorflow_probability import distributions as tfd
+
+    from tfp_flows import Flow, bijectors
+
+    return Flow(tfd.Sample(tfd.Normal(0.0, 1.0), 1), bijectors.BimodalSoftsign())

@@ -17,20 +17,6 @@ ROWS = 60
 X = normal(ROWS, 2)
 
 
-@pytest.fixture(scope="module")
-def plain():
-    made = affine_model()
-    made.compile("adam")
-    return made
-
-
-@pytest.fixture(scope="module")
-def conditional():
-    made = affine_model(context_size=3)
-    made.compile("adam")
-    return made
-
-
 # Rows and shapes.
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from command_line import QUICK, make_table, run
+from command_line import QUICK, fit, make_table, run
 
 from tfp_flows import FlowModel
 from tfp_flows.model import ConstantColumnWarning, unstack
@@ -21,10 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def conditional(folder):
-    out = folder / "conditional"
-    result = run("fit", folder / "people.csv", "--context", "age", "--out", out, *QUICK)
-    assert result.exit_code == 0, result.output
-    return out, result.output
+    return fit(folder, "conditional", "--context", "age")
 
 
 def test_fit_writes_model_history_and_pictures_and_reports_likelihoods(fitted):

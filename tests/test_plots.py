@@ -24,21 +24,8 @@ def banana() -> Flow:
 
 
 @pytest.fixture(scope="module")
-def faithful() -> tuple[FlowModel, np.ndarray]:
-    x, _ = datasets.faithful()
-    model = FlowModel(flows.real_nvp(2, layers=2, hidden_units=(8,), seed=0))
-    model.adapt(x)
-    return model, x
-
-
-@pytest.fixture(scope="module")
 def conditional() -> Flow:
     return flows.real_nvp(2, layers=2, hidden_units=(8,), context_size=1, seed=0)
-
-
-@pytest.fixture
-def line() -> Flow:
-    return Flow(tfd.Sample(tfd.Normal(0.0, 1.0), 1), bijectors.BimodalSoftsign())
 
 
 def test_no_figure_stays_open(banana, faithful, line):

@@ -2,25 +2,11 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pytest
 import tensorflow_probability as tfp
 
-from tfp_flows import Flow, FlowModel, bijectors, datasets, flows, plots
+from tfp_flows import flows, plots
 
 tfd, tfb = tfp.distributions, tfp.bijectors
-
-
-@pytest.fixture(scope="module")
-def faithful() -> tuple[FlowModel, np.ndarray]:
-    x, _ = datasets.faithful()
-    model = FlowModel(flows.real_nvp(2, layers=2, hidden_units=(8,), seed=0))
-    model.adapt(x)
-    return model, x
-
-
-@pytest.fixture
-def line() -> Flow:
-    return Flow(tfd.Sample(tfd.Normal(0.0, 1.0), 1), bijectors.BimodalSoftsign())
 
 
 def test_samples_beside_data_within_the_same_limits(faithful):

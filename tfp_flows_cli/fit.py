@@ -59,7 +59,7 @@ def fit(
         float | None,
         Option(
             help="Blur of training rows, in deviations of a column.",
-            show_default="by rows, and none for every second flow",
+            show_default="by rows, and none for some flows",
         ),
     ] = None,
     layers: Annotated[
@@ -71,7 +71,13 @@ def fit(
     linear: Annotated[
         str | None, Option(help=f"Between layers: {', '.join(_LINEAR)}.", show_default="lu")
     ] = None,
-    dropout: Annotated[float | None, Option(help="Rate in the networks.", show_default="0")] = None,
+    dropout: Annotated[
+        float | None,
+        Option(
+            help="Rate in the networks.",
+            show_default="0; 0.1 for every second flow of one column given others",
+        ),
+    ] = None,
     base: Annotated[
         str | None,
         Option(help="normal (trained), student_t or mixture.", show_default="fixed normal"),
