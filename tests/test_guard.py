@@ -160,6 +160,53 @@ def test_weights_from_before_training_are_judged_on_validation_rows():
     assert "those from before training, with a validation loss of" in message
 
 
+def test_rows_without_density_in_the_validation_data_leave_the_choice_to_the_training_rows():
+    x = np.abs(DATA) + 0.1
+    held_out = x[:20].copy()
+    held_out[3, 0] = -1.0
+    flow = flows.real_nvp(2, layers=1, hidden_units=(8,), support="positive", seed=0)
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([9], [0.01, 1e15])
+    model = FlowModel(flow)
+    model.compile(keras.optimizers.Adam(schedule))
+    start = model.evaluate(x, verbose=0)
+    with pytest.warns(RuntimeWarning, match="on the training rows"):
+        model.fit(x, validation_data=(held_out,), epochs=6, batch_size=32, shuffle=False, verbose=0)
+    assert model.evaluate(x, verbose=0) < start
+
+
+def test_weights_that_a_callback_loads_before_training_are_what_is_gone_back_to():
+    mean = np.array([0.5, 0.5], "float32")
+    load = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: weight.assign(mean))
+    model = FlowModel(shifted())
+    (weight,) = model.trainable_weights
+    model.compile(Scripted(1, np.nan))
+    with pytest.warns(RuntimeWarning, match="from before training"):
+        model.fit(DATA, batch_size=32, shuffle=False, verbose=0, callbacks=[load])
+    np.testing.assert_array_equal(weight.numpy(), mean)
+
+
+class OwnStep(FlowModel):
+    """A training step that reports its loss by another name."""
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(self(data, training=True))
+        weights = self.trainable_weights
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"nats": loss}
+
+
+def test_a_training_step_of_ones_own_may_call_its_loss_as_it_likes():
+    model = OwnStep(shifted())
+    model.compile(keras.optimizers.SGD(0.1))
+    assert set(model.fit(DATA, epochs=2, verbose=0).history) == {"nats"}
+    good = model.evaluate(DATA, verbose=0)
+    model.compile(Scripted(4, np.nan, 0.1))
+    with pytest.warns(RuntimeWarning, match="of the end of epoch 1, with a loss"):
+        model.fit(DATA, batch_size=32, epochs=2, shuffle=False, verbose=0)
+    assert model.evaluate(DATA, verbose=0) < good
+
+
 def test_a_generator_is_read_by_keras_alone():
     read = []
 

@@ -222,3 +222,43 @@ def test_evaluation_is_of_all_rows_whatever_runs_at_a_time():
         assert history["val_loss"] == pytest.approx([expected], abs=1e-5)
         assert model.evaluate(x, batch_size=10, verbose=0) == pytest.approx(expected, abs=1e-5)
         assert model.predict(x, batch_size=10, verbose=0).shape == (70,)
+
+
+class OwnCalls(keras.callbacks.Callback):
+    """What a callback finds when it evaluates a part of a dataset by itself."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        rows = tf.data.Dataset.from_tensor_slices(self.x).batch(10)
+        self.loss = self.model.evaluate(rows, steps=2, verbose=0)
+        self.shape = self.model.predict(rows, steps=2, verbose=0).shape
+        self.expected = -np.mean(self.model.log_prob(self.x[:20]))
+        self.batch = self.model.test_on_batch(self.x[:20])
+        self.trained = self.model.train_on_batch(self.x[:20])
+
+
+def test_steps_that_a_callback_counts_are_counted_one_by_one():
+    model = FlowModel(flows.real_nvp(2, layers=1, hidden_units=(4,), seed=0))
+    model.compile(keras.optimizers.SGD(1e-3))
+    own, steps = OwnCalls(), Steps()
+    own.x = normal(70, 2)
+    history = model.fit(own.x, epochs=2, batch_size=10, callbacks=[own, steps], verbose=0).history
+    assert own.shape == (20,)
+    for found in (own.loss, own.batch, own.trained):
+        assert found == pytest.approx(own.expected, abs=1e-5)
+    assert steps.at_a_time == 32  # Training itself goes on as before.
+    assert model.optimizer.iterations == 2 * (7 + 1)
+    assert len(history["loss"]) == 2
+
+
+def test_an_interrupted_training_leaves_evaluations_that_count_their_steps():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    model = FlowModel(flows.real_nvp(2, layers=1, hidden_units=(4,), seed=0))
+    model.compile(keras.optimizers.SGD(1e-3))
+    x = normal(70, 2)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, verbose=0, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=interrupt)])
+    rows = tf.data.Dataset.from_tensor_slices(x).batch(10)
+    expected = -np.mean(model.log_prob(x[:20]))
+    assert model.evaluate(rows, steps=2, verbose=0) == pytest.approx(expected, abs=1e-5)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -43,6 +44,16 @@ class StepsAtATime(BuiltModel):
         spread = self.distribute_strategy.num_replicas_in_sync > 1
         one = watched or counted or heavy or spread
         self._set_steps(1 if one else _STEPS_AT_A_TIME)
+
+    @contextlib.contextmanager
+    def _single_steps(self) -> Iterator[None]:
+        """One step at a time meanwhile, so that a callback's own calls count what they say."""
+        before = self.steps_per_execution
+        self._set_steps(1)
+        try:
+            yield
+        finally:
+            self._set_steps(before)
 
     def _set_steps(self, steps: int) -> None:
         """Set `steps_per_execution`, unless `compile` did."""

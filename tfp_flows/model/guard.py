@@ -68,11 +68,16 @@ class StopOnNonFinite(keras.callbacks.Callback):
         self._judge = judge
         self._validate = validate
         self._best: list[_Snapshot] = []
+        self._start: _Snapshot | None = None
         self._stopped = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._start = _Snapshot(self.model.get_weights(), "from before training")
-        self._sizes = _sizes(self._start.weights)
+        self._start = None  # Other callbacks may still load weights.
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._start is None:
+            self._start = _Snapshot(self.model.get_weights(), "from before training")
+            self._sizes = _sizes(self._start.weights)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         loss = (logs or {}).get("loss")
@@ -86,8 +91,12 @@ class StopOnNonFinite(keras.callbacks.Callback):
         if self._stopped:
             return
         logs = logs or {}
-        validated = "val_loss" in logs
-        loss = float(logs["val_loss" if validated else "loss"]) if logs else math.inf
+        # Of rows without density no weights have a finite validation loss.
+        validated = math.isfinite(logs.get("val_loss", math.inf))
+        loss = logs.get("val_loss" if validated else "loss")
+        if loss is None:  # A training step of one's own may log what it likes.
+            loss = self._judge()
+        loss = math.inf if loss is None else float(loss)
         origin = f"of the end of epoch {epoch + 1}"
         found = _Snapshot(self.model.get_weights(), origin, loss, validated)
         # After the last step of an epoch no loss tells what it did to the weights.
@@ -129,7 +138,9 @@ class StopOnNonFinite(keras.callbacks.Callback):
     def _restore(self) -> str:
         """Give the model the best finite weights there are, and say in a sentence which."""
         current = _Snapshot(self.model.get_weights(), "of the last step")
-        candidates = [found for found in (current, *self._best, self._start) if found.is_finite()]
+        candidates = [
+            found for found in (current, *self._best, self._start) if found and found.is_finite()
+        ]
         judged, unread = [], False
         for found in candidates:
             self.model.set_weights(found.weights)
@@ -140,6 +151,8 @@ class StopOnNonFinite(keras.callbacks.Callback):
             validation = self._validate()
             if validation is None and found.validated:
                 validation = found.loss  # Of validation rows that cannot be read again.
+            if validation is not None and not math.isfinite(validation):
+                validation = None
             measured = loss if validation is None else validation
             if measured is not None and math.isfinite(measured):
                 of = f"a loss of {measured:.6g} on the training rows"

@@ -123,25 +123,26 @@ class MaximumLikelihood(Likelihood):
                 size = validation_batch_size or batch_size or 32
                 validation_data = self._epochs(parts, size, shuffle=False)
         with self._floatx():
-            history = super().fit(
-                packed_x,
-                packed_y,
-                batch_size=batch_size,
-                epochs=epochs,
-                verbose=verbose,
-                callbacks=callbacks,
-                validation_split=validation_split,
-                validation_data=validation_data,
-                shuffle=shuffle and not isinstance(packed_x, tf.data.Dataset),
-                sample_weight=sample_weight,
-                initial_epoch=initial_epoch,
-                steps_per_epoch=steps_per_epoch,
-                validation_steps=validation_steps,
-                validation_batch_size=validation_batch_size,
-                validation_freq=validation_freq,
-            )
-        self._set_steps(1)  # Of evaluations, too, steps may be counted.
-        return history
+            try:
+                return super().fit(
+                    packed_x,
+                    packed_y,
+                    batch_size=batch_size,
+                    epochs=epochs,
+                    verbose=verbose,
+                    callbacks=callbacks,
+                    validation_split=validation_split,
+                    validation_data=validation_data,
+                    shuffle=shuffle and not isinstance(packed_x, tf.data.Dataset),
+                    sample_weight=sample_weight,
+                    initial_epoch=initial_epoch,
+                    steps_per_epoch=steps_per_epoch,
+                    validation_steps=validation_steps,
+                    validation_batch_size=validation_batch_size,
+                    validation_freq=validation_freq,
+                )
+            finally:
+                self._set_steps(1)  # Of evaluations, too, steps may be counted.
 
     def evaluate(
         self,
@@ -164,7 +165,9 @@ class MaximumLikelihood(Likelihood):
         arguments.require_rows(x)
         self._check_shapes(x, y, sample_weight)
         x, y, sample_weight = pack(x, y, sample_weight)
-        with self._floatx():
+        # Validation by `fit` goes on as training does.
+        single = contextlib.nullcontext() if keras_internal else self._single_steps()
+        with self._floatx(), single:
             return super().evaluate(
                 x,
                 y,
@@ -193,7 +196,7 @@ class MaximumLikelihood(Likelihood):
         self._check_shapes(x)
         if arguments.has_no_rows(x):
             return np.zeros(0, self.event_dtype)
-        with self._floatx():
+        with self._floatx(), self._single_steps():
             return super().predict(
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
             )
@@ -213,14 +216,16 @@ class MaximumLikelihood(Likelihood):
         if not self.optimizer.built:  # The first step of all.
             self.initialize_from(pairs(x, y))
             self.build_optimizer()
-        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
+        with self._single_steps():
+            return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
         """Mean negative log-likelihood of the events `x`, or of `y` given `x`, in nats."""
         x, y, sample_weight = self._batch(x, y, sample_weight)
-        return super().test_on_batch(x, y, sample_weight, return_dict=return_dict)
+        with self._single_steps():
+            return super().test_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """Log-density in nats of every row of `x`, an array or `(context, x)`."""
@@ -228,7 +233,8 @@ class MaximumLikelihood(Likelihood):
         if self.distribute_strategy.num_replicas_in_sync > 1:  # Each would return all rows.
             rows = len(x[0] if isinstance(x, tuple | list) else x)
             return self.predict(x, batch_size=rows, verbose=0)
-        return super().predict_on_batch(x)
+        with self._single_steps():
+            return super().predict_on_batch(x)
 
     def _batch(self, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         x, y, sample_weight = check_inputs(x, y, sample_weight)
