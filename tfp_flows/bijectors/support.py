@@ -155,7 +155,7 @@ class Support(Bijector):
             tiny = bool(0 < abs(given[row, column]) < np.finfo(dtype).tiny)
             unit = f", which {self.dtype.name} takes for 0: rescale the column" * tiny
             raise ValueError(
-                f"`y` must lie inside the support, {self._map.entries[column]!r} for column "
+                f"The data must lie inside the support, {self._map.entries[column]!r} for column "
                 f"{names[column]!r}. Received: {given[row, column]} in row {row}{total}{unit}"
             )
         u = self._map.unconstrain(y)[0].numpy().astype("float64")
