@@ -1,6 +1,5 @@
 """When training breaks, the weights that stay are finite and good, and the message is true."""
 
-import re
 import time
 
 import keras
@@ -8,60 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from helpers import normal
+from broken_training import DATA, ROWS, Scripted, affine, broken_training, shifted
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_flows import Flow, FlowModel, bijectors, flows
-from tfp_flows.bijectors import transformers
+from tfp_flows import FlowModel, flows
 from tfp_flows.model import guard
-
-ROWS = 96
-DATA = normal(ROWS, 2)
-
-
-class Scripted(keras.optimizers.SGD):
-    """Gradient descent whose step of a given number sets all weights to a value instead."""
-
-    def __init__(self, step, value, learning_rate=0.01):
-        super().__init__(learning_rate)
-        self.step = step
-        self.value = value
-
-    def update_step(self, gradient, variable, learning_rate):
-        usual = variable - tf.cast(learning_rate, variable.dtype) * gradient
-        bad = tf.fill(tf.shape(usual), tf.cast(self.value, variable.dtype))
-        variable.assign(tf.where(tf.equal(self.iterations, self.step), bad, usual))
-
-
-def shifted():
-    """A normal whose mean is trained from 3: every step makes it better."""
-    return tfd.MultivariateNormalDiag(tf.Variable([3.0, 3.0], name="mean"), [1.0, 1.0])
-
-
-def affine():
-    coupling = bijectors.Coupling(2, transformers.Affine(), (8,), seed=0)
-    return Flow(tfd.MultivariateNormalDiag([0.0, 0.0]), coupling)
-
-
-def broken_training(
-    distribution, optimizer, data=(DATA,), compile_options=None, judged=DATA, **options
-):
-    """The model and the message, after a training that must stop and leave finite densities."""
-    model = FlowModel(distribution)
-    model.compile(optimizer, **(compile_options or {}))
-    options = {"batch_size": 32, "shuffle": False, "verbose": 0, "epochs": 3} | options
-    with pytest.warns(RuntimeWarning, match="Training stopped") as caught:
-        model.fit(*data, **options)
-    assert all(np.isfinite(weight).all() for weight in model.get_weights())
-    assert np.isfinite(model.log_prob(DATA)).all()
-    (message,) = [str(w.message) for w in caught if "Training stopped" in str(w.message)]
-    stated = re.search(r"with a (?:validation )?loss of ([-\d.e+]+)", message)
-    if stated and judged is not None:
-        found = model.evaluate(judged, verbose=0)
-        assert float(stated[1].rstrip(".")) == pytest.approx(found, rel=1e-4)
-    return model, message
-
 
 WAYS = {
     "one step at a time": {"steps_per_execution": 1},
@@ -158,53 +109,6 @@ def test_weights_from_before_training_are_judged_on_validation_rows():
         start, Scripted(7, np.nan, learning_rate=2.5), judged=DATA, epochs=4, validation_data=DATA
     )
     assert "those from before training, with a validation loss of" in message
-
-
-def test_rows_without_density_in_the_validation_data_leave_the_choice_to_the_training_rows():
-    x = np.abs(DATA) + 0.1
-    held_out = x[:20].copy()
-    held_out[3, 0] = -1.0
-    flow = flows.real_nvp(2, layers=1, hidden_units=(8,), support="positive", seed=0)
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([9], [0.01, 1e15])
-    model = FlowModel(flow)
-    model.compile(keras.optimizers.Adam(schedule))
-    start = model.evaluate(x, verbose=0)
-    with pytest.warns(RuntimeWarning, match="on the training rows"):
-        model.fit(x, validation_data=(held_out,), epochs=6, batch_size=32, shuffle=False, verbose=0)
-    assert model.evaluate(x, verbose=0) < start
-
-
-def test_weights_that_a_callback_loads_before_training_are_what_is_gone_back_to():
-    mean = np.array([0.5, 0.5], "float32")
-    load = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: weight.assign(mean))
-    model = FlowModel(shifted())
-    (weight,) = model.trainable_weights
-    model.compile(Scripted(1, np.nan))
-    with pytest.warns(RuntimeWarning, match="from before training"):
-        model.fit(DATA, batch_size=32, shuffle=False, verbose=0, callbacks=[load])
-    np.testing.assert_array_equal(weight.numpy(), mean)
-
-
-class OwnStep(FlowModel):
-    """A training step that reports its loss by another name."""
-
-    def train_step(self, data):
-        with tf.GradientTape() as tape:
-            loss = -tf.reduce_mean(self(data, training=True))
-        weights = self.trainable_weights
-        self.optimizer.apply(tape.gradient(loss, weights), weights)
-        return {"nats": loss}
-
-
-def test_a_training_step_of_ones_own_may_call_its_loss_as_it_likes():
-    model = OwnStep(shifted())
-    model.compile(keras.optimizers.SGD(0.1))
-    assert set(model.fit(DATA, epochs=2, verbose=0).history) == {"nats"}
-    good = model.evaluate(DATA, verbose=0)
-    model.compile(Scripted(4, np.nan, 0.1))
-    with pytest.warns(RuntimeWarning, match="of the end of epoch 1, with a loss"):
-        model.fit(DATA, batch_size=32, epochs=2, shuffle=False, verbose=0)
-    assert model.evaluate(DATA, verbose=0) < good
 
 
 def test_a_generator_is_read_by_keras_alone():

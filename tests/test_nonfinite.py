@@ -88,7 +88,7 @@ def test_the_best_weights_are_those_of_the_best_validation(model):
     stop = guard.StopOnNonFinite(lambda: "Why.", lambda: 0.0)
     stop.set_model(model)
     stop.on_train_begin()
-    stop.on_epoch_begin(0)
+    stop.on_train_batch_begin(0)
     model.stop_training = False
     logs = [
         {"loss": -9.0},

@@ -235,6 +235,29 @@ def test_copies_and_pickles_are_the_same_model():
         assert again.trainable_variables[0] is not model.trainable_variables[0]
 
 
+@keras.saving.register_keras_serializable("tests")
+class Weighted(FlowModel):
+    """A subclass with an argument of its own."""
+
+    def __init__(self, distribution, factor=1.0, **options):
+        super().__init__(distribution, **options)
+        self.factor = factor
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+def test_entries_that_a_subclass_adds_to_its_config_come_back(tmp_path):
+    model = Weighted(flows.nice(2, layers=1, hidden_units=(4,)), factor=3.0)
+    model.save(tmp_path / "flow.keras")
+    loaded = keras.saving.load_model(tmp_path / "flow.keras")
+    for again in (loaded, copy.deepcopy(model), keras.models.clone_model(model)):
+        assert again.factor == 3.0
+    unknown = {**model.get_config(), "colour": "red"}
+    with pytest.raises(TypeError, match="colour"):
+        Weighted.from_config(unknown)
+
+
 def test_any_name_of_a_dtype_is_saved():
     for dtype in ("float64", tf.float64, np.float64, np.dtype("float64")):
         flow = flows.nice(2, layers=1, hidden_units=(4,), dtype=dtype)

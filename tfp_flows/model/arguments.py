@@ -11,8 +11,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from tfp_flows.model.arrays import is_array
+
 __all__ = [
     "check_batch_size",
+    "check_callbacks",
     "check_compile",
     "check_distribution",
     "check_fit",
@@ -20,6 +23,8 @@ __all__ = [
     "check_validation_data",
     "check_weight_shape",
     "has_no_rows",
+    "is_parts",
+    "require_compiled",
     "require_rows",
 ]
 
@@ -122,6 +127,28 @@ def check_validation_data(data: Sequence[Any]) -> None:
         )
 
 
+def is_parts(data: Any) -> bool:
+    """Whether validation data are a tuple, or a list, of arrays; lists of rows are data."""
+    return isinstance(data, tuple) or (isinstance(data, list) and all(map(is_array, data)))
+
+
+def check_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """One callback, or any nest of them, as a list; raise a TypeError for anything else."""
+    found = [] if callbacks is None else keras.tree.flatten(callbacks)
+    for callback in found:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise TypeError(
+                f"`callbacks` must be keras.callbacks.Callback objects. Received: {callback!r}"
+            )
+    return found
+
+
+def require_compiled(model: keras.Model, method: str) -> None:
+    """Raise a ValueError where there is no optimizer yet."""
+    if not model.compiled:
+        raise ValueError(f"You must call `compile()` before `{method}`.")
+
+
 def check_batch_size(batch_size: Any, name: str = "batch_size") -> None:
     """Raise a ValueError unless it is None or a positive integer."""
     if batch_size is not None and (
@@ -150,7 +177,7 @@ def has_no_rows(x: Any) -> bool:
     return any(hasattr(part, "__array__") and np.shape(part)[:1] == (0,) for part in parts)
 
 
-def require_rows(x: Any) -> None:
+def require_rows(x: Any, name: str = "x") -> None:
     """Raise a ValueError where there is no row."""
     if has_no_rows(x):
-        raise ValueError("`x` must have one row or more. Received: data without rows")
+        raise ValueError(f"`{name}` must have one row or more. Received: data without rows")

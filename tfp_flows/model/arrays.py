@@ -15,7 +15,7 @@ __all__ = ["check_numbers", "is_array", "real_numbers"]
 
 def is_array(data: Any) -> bool:
     """Whether the data are an array, tensor or table, with its rows on the first axis."""
-    return hasattr(data, "__array__")
+    return hasattr(data, "__array__") and not isinstance(data, keras.KerasTensor)
 
 
 def check_numbers(data: Any, name: str) -> Any:
@@ -35,6 +35,8 @@ def check_numbers(data: Any, name: str) -> Any:
     """
     if isinstance(data, tf.RaggedTensor | tf.SparseTensor) or hasattr(data, "toarray"):
         raise _refusal(name, f"a {type(data).__name__}, which is not dense")
+    if isinstance(data, keras.Variable):
+        data = data.value
     if tf.is_tensor(data) or isinstance(data, keras.KerasTensor | tf.Variable):
         if not _is_real(tf.as_dtype(data.dtype)):
             raise _refusal(name, f"a tensor of {tf.as_dtype(data.dtype).name}")

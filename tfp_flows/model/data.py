@@ -6,7 +6,8 @@ Data are events `x`, `context, x`, or a dataset whose elements are `x`, `(contex
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import keras
@@ -22,12 +23,17 @@ __all__ = [
     "check_inputs",
     "check_rows",
     "collect",
+    "joined",
     "pack",
     "pairs",
+    "some_batches",
     "split_off",
     "training_rows",
     "unpack",
 ]
+
+_ROWS_AT_A_TIME = 4096
+_BATCHES = 500  # A dataset may be huge or repeat without end.
 
 
 def check_inputs(
@@ -153,7 +159,33 @@ def unpack(data: Any) -> tuple[Any, tf.Tensor | None]:
     return (y if x.shape[-1] == 0 else (x, y)), weight
 
 
-def pairs(x: Any, y: Any, size: int = 4096) -> Iterator[tuple[Any, Any]]:
+def joined(batches: Iterable[Any]) -> Iterator[tuple[Any, tf.Tensor | None]]:
+    """What `unpack` gives of batches, those of few rows side by side: every call has its price."""
+    held: list[list[Any]] = []
+    like, rows = None, 0
+
+    def join() -> tuple[Any, tf.Tensor | None]:
+        parts = [
+            None if part[0] is None else tf.concat(part, 0) for part in zip(*held, strict=True)
+        ]
+        *inputs, weight = parts
+        return (tuple(inputs) if len(inputs) > 1 else inputs[0]), weight
+
+    for batch in batches:
+        inputs, weight = unpack(batch)
+        parts = [*inputs, weight] if isinstance(inputs, tuple) else [inputs, weight]
+        parts = [None if part is None else tf.convert_to_tensor(part) for part in parts]
+        kind = [None if part is None else (part.shape[1:], part.dtype) for part in parts]
+        if held and (kind != like or rows + len(parts[0]) > _ROWS_AT_A_TIME):
+            yield join()
+            held, rows = [], 0
+        held.append(parts)
+        like, rows = kind, rows + len(parts[0])
+    if held:
+        yield join()
+
+
+def pairs(x: Any, y: Any, size: int = _ROWS_AT_A_TIME) -> Iterator[tuple[Any, Any]]:
     """Pairs of context (or None) and events from whatever `fit` takes, for one pass."""
     if y is None and isinstance(x, tuple | list):
         x, y = x
@@ -230,3 +262,33 @@ def training_rows(x: Any, y: Any, validation_split: float) -> tuple[Any, Any]:
 
     x = tuple(map(training, x)) if isinstance(x, tuple | list) else training(x)
     return x, training(y)
+
+
+def some_batches(data: Any, steps: int | None) -> Iterable[Any]:
+    """Data in batches as Keras hands them over; none of what can be read only once.
+
+    Lists and tuples hold arrays of equally many rows. Of many batches, some are taken at equal
+    distances, for rows may be sorted; where nobody knows how many there are, the first.
+    """
+    if data is None or isinstance(data, Iterator):
+        return
+    if isinstance(data, tuple | list):
+        count = -(-len(data[0]) // _ROWS_AT_A_TIME)
+        batches = (
+            tuple(np.asarray(part[first : first + _ROWS_AT_A_TIME]) for part in data)
+            for first in range(0, count * _ROWS_AT_A_TIME, _ROWS_AT_A_TIME)
+        )
+    else:
+        known, batches = steps or _batch_count(data), iter(data)
+        count = _BATCHES if known is None else known
+    yield from itertools.islice(batches, 0, count, max(1, -(-count // _BATCHES)))
+
+
+def _batch_count(data: Any) -> int | None:
+    """How many batches a dataset says that it has, or None."""
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches
+    if isinstance(data, tf.data.Dataset):
+        count = int(data.cardinality())
+        return count if count >= 0 else None
+    return len(data) if isinstance(data, Sized) else None

@@ -301,20 +301,19 @@ class FlowModel(SavableModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> FlowModel:
+        arguments = dict(config)  # Of a subclass too, whose `get_config` may add some.
+        distribution = arguments.pop("distribution")
+        trainable_layers = arguments.pop("trainable_layers")
         # Conditioners follow the global policy: for a while, let it be the one they were made by.
         before = keras.config.dtype_policy()
         try:
-            keras.config.set_dtype_policy(config["policy"])
+            keras.config.set_dtype_policy(arguments.pop("policy"))
             with serialization.limited():
-                model = cls(
-                    serialization.deserialize(config["distribution"]),
-                    memory=config.get("memory", "ordinary"),  # Older files do not say.
-                    name=config["name"],
-                )
+                model = cls(serialization.deserialize(distribution), **arguments)
         finally:
             keras.config.set_dtype_policy(before)
         # Layers come before their sublayers, whose flags they overwrite.
-        for layer, trainable in zip(layers_of(model), config["trainable_layers"], strict=True):
+        for layer, trainable in zip(layers_of(model), trainable_layers, strict=True):
             layer.trainable = trainable
         model._is_from_config = True
         return model

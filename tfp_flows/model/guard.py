@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable
@@ -13,14 +12,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_flows.model.data import unpack
+from tfp_flows.model.data import joined
 from tfp_flows.ops.internals import restart_averages
 
 __all__ = ["StopOnNonFinite", "all_finite", "mean_loss"]
 
 _SNAPSHOTS = 3
 _JUMP = 1e3
-_MAX_BATCHES = 50  # A dataset may repeat without end.
 
 
 @dataclasses.dataclass
@@ -72,10 +70,11 @@ class StopOnNonFinite(keras.callbacks.Callback):
         self._stopped = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._start = None  # Other callbacks may still load weights.
+        self._start = None
+        self._sizes = _sizes(self.model.get_weights())
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._start is None:
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._start is None:  # Until now, other callbacks may have loaded weights.
             self._start = _Snapshot(self.model.get_weights(), "from before training")
             self._sizes = _sizes(self._start.weights)
 
@@ -194,11 +193,10 @@ def mean_loss(model: keras.Model, batches: Iterable[Any]) -> float | None:
     """The mean loss of batches as Keras hands them over, with the weights that the model has.
 
     Returns:
-      NaN or infinity as soon as the loss of a batch is; `None` if there is no batch.
+      NaN or infinity as soon as the loss of some rows is; `None` if there is no batch.
     """
     total, rows = 0.0, 0
-    for batch in itertools.islice(batches, _MAX_BATCHES):
-        inputs, weight = unpack(batch)
+    for inputs, weight in joined(batches):
         log_prob = model(inputs, training=False)
         loss = float(model.compute_loss(inputs, None, log_prob, weight, training=False))
         if not math.isfinite(loss):

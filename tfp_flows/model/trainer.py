@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -19,6 +19,7 @@ from tfp_flows.model.data import (
     check_rows,
     pack,
     pairs,
+    some_batches,
     split_off,
     training_rows,
 )
@@ -29,7 +30,6 @@ from tfp_flows.ops.internals import DefaultStrategy
 
 __all__ = ["MaximumLikelihood"]
 
-_ROWS_JUDGED = 4096  # At a time.
 _VALIDATION_NAMES = [f"validation_data[{i}]" for i in range(3)]
 
 
@@ -74,13 +74,8 @@ class MaximumLikelihood(Likelihood):
         arguments.check_batch_size(batch_size)
         arguments.check_batch_size(validation_batch_size, "validation_batch_size")
         arguments.require_rows(x)
-        if isinstance(validation_data, tuple | list):
-            arguments.check_validation_data(validation_data)
-            held_out_x, held_out_y, held_out_weight = (*validation_data, None, None)[:3]
-            validation_data = check_inputs(
-                held_out_x, held_out_y, held_out_weight, names=_VALIDATION_NAMES
-            )
-            self._check_shapes(*validation_data)
+        if validation_data is not None:
+            validation_data = self._check_validation_data(validation_data)
         given = {"x": x, "y": y, "sample_weight": sample_weight, "validation_data": validation_data}
         for name, part in given.items():
             # A dataset that is not read to its end may be huge.
@@ -90,21 +85,20 @@ class MaximumLikelihood(Likelihood):
         self.check_trainable()
         self.initialize_from(pairs(*training_rows(x, y, validation_split)))
         self.build_optimizer()
-        if isinstance(validation_data, tuple | list):
+        if isinstance(validation_data, tuple):
             validation_data = pack(*validation_data)
         packed_x, packed_y, sample_weight = pack(x, y, sample_weight)
-        if isinstance(callbacks, keras.callbacks.Callback):
-            callbacks = [callbacks]
+        callbacks = arguments.check_callbacks(callbacks)
         arrays = arrays_of(packed_x, packed_y, sample_weight)
         training: Any = x if arrays is None else arrays
         validation: Any = None
         once = isinstance(x, Iterator)  # What Keras reads cannot be read by others, too.
         guard = StopOnNonFinite(
             explain=lambda: self.explain_non_finite(iter(()) if once else pairs(x, y)),
-            judge=lambda: mean_loss(self, _batches(training)),
-            validate=lambda: mean_loss(self, _batches(validation)),
+            judge=lambda: mean_loss(self, some_batches(training, steps_per_epoch)),
+            validate=lambda: mean_loss(self, some_batches(validation, validation_steps)),
         )
-        callbacks = [guard, *(callbacks or ())]
+        callbacks = [guard, *callbacks]
         if arrays is None or steps_per_epoch is not None:
             self._set_steps(1)
         else:
@@ -213,6 +207,7 @@ class MaximumLikelihood(Likelihood):
         arguments.check_fit(class_weight=class_weight)
         x, y, sample_weight = self._batch(x, y, sample_weight)
         self.check_trainable()
+        arguments.require_compiled(self, "train_on_batch")
         if not self.optimizer.built:  # The first step of all.
             self.initialize_from(pairs(x, y))
             self.build_optimizer()
@@ -242,8 +237,33 @@ class MaximumLikelihood(Likelihood):
         self._check_shapes(x, y, sample_weight)
         return x, y, sample_weight
 
+    def _check_validation_data(self, data: Any) -> Any:
+        """Checked events, context and weights; datasets and the like as they are."""
+        names = _VALIDATION_NAMES
+        if not arguments.is_parts(data):
+            data, names = (data,), ["validation_data", "", ""]
+        arguments.check_validation_data(data)
+        x, y, weight = (*data, None, None)[:3]
+        x, y, weight = check_inputs(x, y, weight, names)
+        arguments.require_rows(x, "validation_data")
+        self._check_shapes(x, y, weight)
+        reader = not (is_array(x) or isinstance(x, tuple))
+        if reader and (y is not None or weight is not None):
+            raise ValueError(
+                "`validation_data` must be arrays, or a dataset alone, whose elements have context "
+                f"and weights. Received: {type(x).__name__} beside others"
+            )
+        if self.context_shape is not None and is_array(x) and y is None:
+            raise ValueError(
+                "`validation_data` must have context and events, (context, events). "
+                "Received: events alone"
+            )
+        return x if reader else (x, y, weight)
+
     def _check_shapes(self, x: Any, y: Any = None, sample_weight: Any = None) -> None:
         """Raise a ValueError unless arrays have the shapes of context and events."""
+        if isinstance(x, tf.data.Dataset):
+            self._check_elements(x)
         pair = y is None and isinstance(x, tuple | list) and len(x) == 2
         context, events = x if pair else (x, y)
         if events is None:
@@ -261,6 +281,17 @@ class MaximumLikelihood(Likelihood):
             arguments.check_weight_shape(np.shape(sample_weight))
         check_rows(context=context, events=events, sample_weight=sample_weight)
 
+    def _check_elements(self, data: tf.data.Dataset) -> None:
+        """Raise a ValueError for a dataset whose elements are known not to be batches of events."""
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data.element_spec)
+        events = y if isinstance(y, tf.TensorSpec) else x
+        need = tf.TensorShape([None, *self.event_shape])
+        if isinstance(events, tf.TensorSpec) and not events.shape.is_compatible_with(need):
+            raise ValueError(
+                f"A dataset must have batches of events of shape {tuple(need)}, made by `batch`. "
+                f"Received: shape={tuple(events.shape)}"
+            )
+
     def _epochs(
         self, parts: Sequence[Any], batch_size: int, *, shuffle: bool
     ) -> Epochs | tf.data.Dataset:
@@ -277,17 +308,3 @@ class MaximumLikelihood(Likelihood):
             yield
         finally:
             keras.config.set_floatx(before)
-
-
-def _batches(data: Any) -> Iterable[Any]:
-    """Data in batches as Keras hands them over; none of what can be read only once.
-
-    Lists and tuples hold arrays of equally many rows.
-    """
-    if data is None or isinstance(data, Iterator):
-        return
-    if not isinstance(data, tuple | list):
-        yield from data
-        return
-    for first in range(0, len(data[0]), _ROWS_JUDGED):
-        yield tuple(np.asarray(part[first : first + _ROWS_JUDGED]) for part in data)
