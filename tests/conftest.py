@@ -34,6 +34,14 @@ def memory_given_back():
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    """What draws without a seed, as shuffling does, draws the same whatever ran before."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared():
     """One compiled model for all tests that only look at how training runs."""

@@ -6,7 +6,7 @@ import pytest
 import tensorflow_probability as tfp
 from training import DATA, compiled, train
 
-from tfp_flows import FlowModel, bijectors
+from tfp_flows import FlowModel, bijectors, flows
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 transformers = bijectors.transformers
@@ -98,3 +98,27 @@ def test_backup_and_restore_resumes_after_an_interruption(tmp_path):
     losses = train(resumed, epochs=4, callbacks=[backup])["loss"]
     np.testing.assert_allclose(losses, whole[2:], rtol=1e-6)
     assert resumed.optimizer.iterations == 4 * 4
+
+
+@pytest.mark.parametrize("method", ["evaluate", "test_on_batch"])
+def test_evaluations_by_a_callback_leave_the_training_loss_alone(method):
+    """Of rows without density, too, whose loss is infinite."""
+    rows = np.abs(DATA) + 0.1
+    options = {"verbose": 0} if method == "evaluate" else {}
+    found = []
+
+    def evaluate(batch, logs):
+        found.append(float(getattr(callback.model, method)(-rows, **options)))
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=evaluate)
+    losses = []
+    for callbacks in ([], [callback]):
+        flow = flows.real_nvp(2, layers=1, hidden_units=(8,), support="positive", seed=0)
+        model = FlowModel(flow)
+        model.compile("adam")
+        fitted = model.fit(
+            rows, batch_size=15, epochs=2, shuffle=False, verbose=0, callbacks=callbacks
+        )
+        losses.append(fitted.history["loss"])
+    assert len(found) == 2 * 4 and not np.isfinite(found).any()
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)

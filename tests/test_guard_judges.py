@@ -85,3 +85,13 @@ def test_a_training_step_of_ones_own_may_call_its_loss_as_it_likes():
     with pytest.warns(RuntimeWarning, match="of the end of epoch 1, with a loss"):
         model.fit(DATA, batch_size=32, epochs=2, shuffle=False, verbose=0)
     assert model.evaluate(DATA, verbose=0) < good
+
+
+def test_the_weights_that_the_warning_names_are_not_replaced_by_later_callbacks():
+    """The running loss of an epoch is best, while its last step, like the next, is far off."""
+    early = keras.callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True)
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([4, 5], [0.01, 500.0, 1e30])
+    _, message = broken_training(
+        shifted(), keras.optimizers.SGD(schedule), callbacks=[early], epochs=4
+    )
+    assert "those of the end of epoch 1" in message

@@ -81,6 +81,8 @@ def test_variables_of_keras_are_arrays(plain):
     plain.adapt(variable)
     with pytest.raises(ValueError, match=r"`x` must be an array.* KerasTensor"):
         plain.adapt(keras.Input((2,)))
+    with pytest.raises(ValueError, match=r"`x` must be an array.* KerasTensor"):
+        plain.log_prob(keras.Input((2,)))
 
 
 def test_callbacks_come_in_nests(plain):

@@ -31,13 +31,18 @@ def check_numbers(data: Any, name: str) -> Any:
     Raises:
       ValueError: the data are missing, hold a value that is missing or masked, or something else
         than real numbers: text, dates, complex numbers, objects, rows of different lengths; or
-        they are sparse.
+        they are sparse or symbolic.
     """
     if isinstance(data, tf.RaggedTensor | tf.SparseTensor) or hasattr(data, "toarray"):
         raise _refusal(name, f"a {type(data).__name__}, which is not dense")
     if isinstance(data, keras.Variable):
         data = data.value
-    if tf.is_tensor(data) or isinstance(data, keras.KerasTensor | tf.Variable):
+    if isinstance(data, keras.KerasTensor):
+        raise ValueError(
+            f"`{name}` must be an array of numbers; only the call of the model itself, `model(x)`, "
+            "takes symbolic ones. Received: a KerasTensor"
+        )
+    if tf.is_tensor(data) or isinstance(data, tf.Variable):
         if not _is_real(tf.as_dtype(data.dtype)):
             raise _refusal(name, f"a tensor of {tf.as_dtype(data.dtype).name}")
         return tf.convert_to_tensor(data) if isinstance(data, tf.Variable) else data

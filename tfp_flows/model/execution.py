@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfp_flows.ops.internals import BuiltModel
+from tfp_flows.ops.internals import BuiltModel, loss_tracker
 
 __all__ = ["StepsAtATime"]
 
@@ -27,6 +27,7 @@ class StepsAtATime(BuiltModel):
     predict_function: Any
 
     _chooses_steps = False
+    _fits = False  # Whether `fit` is running.
     _traced: dict[int, tuple[Any, Any, Any]]
 
     def _choose_steps(
@@ -47,13 +48,17 @@ class StepsAtATime(BuiltModel):
 
     @contextlib.contextmanager
     def _single_steps(self) -> Iterator[None]:
-        """One step at a time meanwhile, so that a callback's own calls count what they say."""
+        """Room for a callback's own calls: steps one by one, and the training loss left alone."""
         before = self.steps_per_execution
+        tracker = loss_tracker(self).variables if self._fits else []
+        loss = [variable.numpy() for variable in tracker]
         self._set_steps(1)
         try:
             yield
         finally:
             self._set_steps(before)
+            for variable, value in zip(tracker, loss, strict=True):
+                variable.assign(value)
 
     def _set_steps(self, steps: int) -> None:
         """Set `steps_per_execution`, unless `compile` did."""

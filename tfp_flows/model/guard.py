@@ -67,7 +67,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         self._validate = validate
         self._best: list[_Snapshot] = []
         self._start: _Snapshot | None = None
-        self._stopped = False
+        self._kept: list[np.ndarray] | None = None  # Once training was stopped.
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._start = None
@@ -87,7 +87,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         self._stop(f"at batch {last}: the loss is not finite.")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._stopped:
+        if self._kept is not None:
             return
         logs = logs or {}
         # Of rows without density no weights have a finite validation loss.
@@ -122,7 +122,13 @@ class StopOnNonFinite(keras.callbacks.Callback):
         restart_averages(self.model.optimizer)
         message = f"Training stopped {when} {reason} {outcome}{self._advice()}"
         warnings.warn(message, RuntimeWarning, stacklevel=3)
-        self._stopped = self.model.stop_training = True
+        self._kept = self.model.get_weights()
+        self.model.stop_training = True
+
+    def keep(self) -> None:
+        """After all other callbacks, of which some restore weights too: those of the warning."""
+        if self._kept is not None:
+            self.model.set_weights(self._kept)
 
     def _bad_weights(self) -> str | None:
         """A sentence on weights that are not finite themselves, if there are any."""

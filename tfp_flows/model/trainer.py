@@ -117,8 +117,9 @@ class MaximumLikelihood(Likelihood):
                 size = validation_batch_size or batch_size or 32
                 validation_data = self._epochs(parts, size, shuffle=False)
         with self._floatx():
+            self._fits = True
             try:
-                return super().fit(
+                history = super().fit(
                     packed_x,
                     packed_y,
                     batch_size=batch_size,
@@ -136,7 +137,10 @@ class MaximumLikelihood(Likelihood):
                     validation_freq=validation_freq,
                 )
             finally:
+                self._fits = False
                 self._set_steps(1)  # Of evaluations, too, steps may be counted.
+        guard.keep()
+        return history
 
     def evaluate(
         self,
