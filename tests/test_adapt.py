@@ -245,3 +245,21 @@ def test_a_robust_scale_of_what_has_no_quartiles():
         affine_model(last=bijectors.Support(2, "real")).adapt(X, scale="robust")
     with pytest.raises(ValueError, match=r"`scale` must be 'standard' or 'robust'.*'minmax'"):
         made.adapt(classes, X, scale="minmax")
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        lambda: Flow(
+            tfd.MultivariateNormalDiag([0.0]), tfb.Chain([tfb.Exp(), bijectors.ActNorm(1)])
+        ),
+        lambda: tfd.Independent(tfd.Gamma(tf.Variable([2.0]), tf.Variable([1.0])), 1),
+    ],
+    ids=["exp", "gamma"],
+)
+def test_data_that_leave_the_support_are_refused(distribution):
+    model = FlowModel(distribution())
+    x = np.exp(normal(ROWS, 1))
+    with pytest.raises(ValueError, match=r"no density: \d+ of 60 rows.*`Support`"):
+        model.adapt(x)
+    assert np.isfinite(model.log_prob(x)).all()

@@ -314,3 +314,24 @@ def test_a_split_must_leave_rows():
     for share in (0.5, 1.0):
         with pytest.raises(ValueError, match="`validation_split` must leave rows"):
             split_off([normal(1, 2)], share)
+
+
+def test_the_batch_that_initializes_is_trained_on():
+    def batches(count):
+        for _ in range(count):
+            yield (DATA[:20],)
+
+    def made():
+        flow = flows.real_nvp(DATA.shape[1], layers=2, hidden_units=(4,), actnorm=True, seed=0)
+        model = FlowModel(flow)
+        model.compile("sgd")
+        return model
+
+    model = made()
+    model.fit(batches(4), epochs=2, steps_per_epoch=2, verbose=0)
+    assert model.optimizer.iterations == 4
+    model = made()
+    model.fit(batches(1), verbose=0)
+    assert model.optimizer.iterations == 1
+    with pytest.raises(ValueError, match="at least one batch"):
+        made().fit(batches(0), verbose=0)

@@ -95,3 +95,19 @@ def test_the_weights_that_the_warning_names_are_not_replaced_by_later_callbacks(
         shifted(), keras.optimizers.SGD(schedule), callbacks=[early], epochs=4
     )
     assert "those of the end of epoch 1" in message
+
+
+def test_the_stated_validation_loss_is_that_of_the_weights_that_are_kept():
+    """Of rows that can be read once, Keras' loss is known: that of averages, where they are."""
+
+    def rows():
+        while True:
+            yield (DATA[:48],)
+            yield (DATA[48:],)
+
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([8], [0.1, 1e30])
+    optimizer = keras.optimizers.SGD(schedule, use_ema=True, ema_momentum=0.9)
+    options = {"validation_data": rows(), "validation_steps": 2, "epochs": 6}
+    swap = keras.callbacks.SwapEMAWeights()
+    _, message = broken_training(shifted(), optimizer, callbacks=[swap], **options)
+    assert "of the end of epoch 3, with a validation loss" in message

@@ -157,3 +157,14 @@ def test_where_functional_models_are_defined():
     message = mend("FUNCTIONAL_MODULE", "files with functional models as conditioners are refused")
     assert config["class_name"] == "Functional", message
     assert config["module"] == internals.FUNCTIONAL_MODULE, message
+
+
+def test_what_lora_keeps_from_training():
+    for layer in (keras.layers.Dense(3), keras.layers.Embedding(4, 3)):
+        layer.build((None, 2))
+        assert internals.kernel_under_lora(layer) is None
+        first = layer.weights[0]
+        layer.enable_lora(1)
+        reason = mend("kernel_under_lora", "Keras keeps another variable, or calls it otherwise")
+        assert internals.kernel_under_lora(layer) is first, reason
+        assert not first.trainable, reason

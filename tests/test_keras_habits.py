@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import warnings
 
 import keras
 import numpy as np
@@ -260,6 +261,76 @@ def test_lora_reaches_the_last_layer_of_conditioners(tmp_path):
     model.save(tmp_path / "flow.keras")
     loaded = FlowModel.load(tmp_path / "flow.keras")
     np.testing.assert_allclose(loaded.predict(DATA, verbose=0), found, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        lambda model, path: (model.save(path), FlowModel.load(path))[1],
+        lambda model, path: copy.deepcopy(model),
+        lambda model, path: pickle.loads(pickle.dumps(model)),
+    ],
+    ids=["file", "deepcopy", "pickle"],
+)
+def test_lora_outlives_copies(copied, tmp_path):
+    model = made()
+    model.conditioners[1].head.trainable = False
+    for conditioner in model.conditioners:
+        conditioner.head.enable_lora(2, lora_alpha=3)
+    model.conditioners[1].head.trainable = False
+    model.compile(keras.optimizers.Adam(0.1))
+    model.fit(DATA, epochs=2, batch_size=8, verbose=0)
+    twin = copied(model, tmp_path / "flow.keras")
+    np.testing.assert_allclose(twin.log_prob(DATA), model.log_prob(DATA), atol=1e-5)
+    assert twin.conditioners[0].head.lora_alpha == 3
+    names = [[v.path.rsplit("/", 1)[1] for v in m.trainable_variables] for m in (model, twin)]
+    assert names[0] == names[1] and len(names[0]) == 7
+    assert twin.optimizer.iterations == model.optimizer.iterations
+    kernel = twin.conditioners[0].head._kernel.numpy()
+    twin.fit(DATA, verbose=0)
+    np.testing.assert_array_equal(twin.conditioners[0].head._kernel, kernel)
+
+
+def test_a_model_without_optimizer_evaluates():
+    model = FlowModel(flows.real_nvp(2, layers=2, hidden_units=(4,), seed=0))
+    model.compile(None)
+    assert model.evaluate(DATA, verbose=0) == pytest.approx(
+        -np.mean(model.log_prob(DATA)), abs=1e-5
+    )
+    for call in (model.fit, model.train_on_batch):
+        with pytest.raises(ValueError, match="`optimizer`"):
+            call(DATA)
+
+
+def with_actnorm():
+    flow = flows.real_nvp(2, layers=2, hidden_units=(4,), actnorm=True, seed=0)
+    model = FlowModel(flow)
+    model.compile(keras.optimizers.SGD(0.0))
+    return model
+
+
+def test_the_first_batch_initializes_whoever_builds_the_optimizer():
+    one, other = with_actnorm(), with_actnorm()
+    other.optimizer.build(other.trainable_variables)
+    assert other.train_on_batch(100 * DATA) == one.train_on_batch(100 * DATA)
+    norm = next(part for part in one.distribution.submodules if hasattr(part, "initialized"))
+    before = norm.shift.numpy()
+    one.train_on_batch(300 * DATA)
+    np.testing.assert_array_equal(norm.shift, before)
+
+
+def test_a_model_around_one_that_awaits_data_is_told_so():
+    inner = with_actnorm()
+    inputs = keras.Input((2,))
+    outer = keras.Model(inputs, inner(inputs))
+    outer.compile("sgd", loss=lambda y, log_prob: -log_prob)
+    with pytest.warns(UserWarning, match="act_norm.*has seen no data: call `adapt`"):
+        outer.fit(DATA, np.zeros(24), verbose=0)
+    inner.adapt(DATA)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        outer.compile("sgd", loss=lambda y, log_prob: -log_prob)
+        outer.fit(DATA, np.zeros(24), verbose=0)
 
 
 def test_a_flow_model_is_a_layer_of_other_models():

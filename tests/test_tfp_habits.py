@@ -175,6 +175,38 @@ def test_moments_of_affine_flows_are_right():
     np.testing.assert_allclose(swapped.mean(), [0.0, 3.0])
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        bijectors.LU(2, permutation="reversed"),
+        bijectors.QR(2),
+        bijectors.Triangular(2),
+        bijectors.Householder(2),
+        bijectors.Rotation(2),
+        bijectors.ActNorm(2),
+        bijectors.Elementwise(2, bijectors.transformers.Affine()),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_our_own_affine_layers_have_moments(layer):
+    flow = randomize(Flow(tfd.MultivariateNormalDiag([3.0, 0.0], [1.0, 2.0]), layer))
+    x = flow.sample(100_000, seed=0).numpy()
+    width = x.std(0).max()
+    np.testing.assert_allclose(flow.mean(), x.mean(0), atol=0.015 * width)
+    np.testing.assert_allclose(flow.mode(), x.mean(0), atol=0.015 * width)
+    np.testing.assert_allclose(flow.covariance(), np.cov(x.T), atol=0.03 * width**2)
+    np.testing.assert_allclose(flow.entropy(), -flow.log_prob(x).numpy().mean(), atol=0.02)
+
+
+def test_affine_layers_given_context_have_moments():
+    layer = bijectors.LU(2, context_size=1, conditioner=(4,))
+    flow = randomize(Flow(tfd.MultivariateNormalDiag([3.0, 0.0]), layer), stddev=0.5)
+    given = flow.given([[0.0], [1.0]])
+    x = given.sample(100_000, seed=0).numpy()
+    np.testing.assert_allclose(given.mean(), x.mean(0), atol=0.01)
+    assert np.abs(np.diff(given.mean(), axis=0)).max() > 0.05
+
+
 def test_moments_of_other_flows_are_not_implemented(flow, conditional):
     constant_determinant = tfb.RealNVP(
         num_masked=1,

@@ -62,7 +62,8 @@ class Elementwise(Bijector):
         self.transformer_parameters = tf.Variable(
             tf.zeros([transformer.parameter_count, event_size], dtype), name="parameters"
         )
-        super().__init__(parameters=parameters, dtype=dtype)
+        affine = transformer.is_affine
+        super().__init__(parameters=parameters, dtype=dtype, is_constant_jacobian=affine)
 
     @property
     def closed_inverse(self) -> bool:

@@ -105,6 +105,7 @@ class LU(Parametric):
             dtype=dtype,
             seed=seed,
             parameters=parameters,
+            is_affine=True,
         )
 
     def _map(self, x: tf.Tensor, packed: tf.Tensor, shift: tf.Tensor) -> Pair:
@@ -212,6 +213,7 @@ class Triangular(Parametric):
             dtype=dtype,
             seed=seed,
             parameters=parameters,
+            is_affine=True,
         )
 
     def _map(self, x: tf.Tensor, entries: tf.Tensor, shift: tf.Tensor) -> Pair:
@@ -289,6 +291,7 @@ class QR(Parametric):
             dtype=dtype,
             seed=seed,
             parameters=parameters,
+            is_affine=True,
         )
 
     def _map(self, x: tf.Tensor, vectors: tf.Tensor, entries: tf.Tensor, shift: tf.Tensor) -> Pair:

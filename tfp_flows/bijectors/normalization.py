@@ -66,7 +66,7 @@ class ActNorm(Bijector):
         self.log_scale = tf.Variable(tf.zeros([event_size], dtype), name="log_scale")
         self.shift = tf.Variable(tf.zeros([event_size], dtype), name="shift")
         self.initialized = tf.Variable(False, trainable=False, name="initialized")
-        super().__init__(parameters=parameters, dtype=dtype)
+        super().__init__(parameters=parameters, dtype=dtype, is_constant_jacobian=True)
 
     @property
     def is_initialized(self) -> bool:

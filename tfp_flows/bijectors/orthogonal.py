@@ -89,6 +89,7 @@ class Householder(Parametric):
             dtype=dtype,
             seed=seed,
             parameters=parameters,
+            is_affine=True,
         )
 
     def _map(self, x: tf.Tensor, vectors: tf.Tensor) -> Pair:
@@ -157,6 +158,7 @@ class Rotation(Parametric):
             dtype=dtype,
             seed=seed,
             parameters=parameters,
+            is_affine=True,
         )
 
     def _map(self, x: tf.Tensor, entries: tf.Tensor) -> Pair:

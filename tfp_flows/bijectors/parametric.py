@@ -47,6 +47,7 @@ class Parametric(Bijector):
       dtype: floating dtype of events and parameters.
       seed: integer for reproducible initial weights of the network, or `None`.
       parameters: the arguments of the subclass's constructor.
+      is_affine: whether every map is a matrix and a shift.
 
     Raises:
       ValueError: `dtype` is neither float32 nor float64, or `context_size` no positive integer.
@@ -62,6 +63,7 @@ class Parametric(Bijector):
         dtype: str | tf.DType,
         seed: int | None,
         parameters: dict[str, Any],
+        is_affine: bool = False,
     ):
         dtype = floating(dtype)
         self.event_size = event_size
@@ -75,7 +77,7 @@ class Parametric(Bijector):
             dtype=dtype.name,
             seed=seed,
         )
-        super().__init__(parameters=parameters, dtype=dtype)
+        super().__init__(parameters=parameters, dtype=dtype, is_constant_jacobian=is_affine)
 
     @abc.abstractmethod
     def _map(self, x: tf.Tensor, *arrays: tf.Tensor) -> Pair:

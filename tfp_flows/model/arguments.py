@@ -144,9 +144,11 @@ def check_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
 
 
 def require_compiled(model: keras.Model, method: str) -> None:
-    """Raise a ValueError where there is no optimizer yet."""
+    """Raise a ValueError where there is no optimizer."""
     if not model.compiled:
         raise ValueError(f"You must call `compile()` before `{method}`.")
+    if model.optimizer is None:
+        raise ValueError(f"`compile` must be given an `optimizer` for `{method}`. Received: None")
 
 
 def check_batch_size(batch_size: Any, name: str = "batch_size") -> None:

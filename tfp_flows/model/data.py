@@ -198,6 +198,23 @@ def pairs(x: Any, y: Any, size: int = _ROWS_AT_A_TIME) -> Iterator[tuple[Any, An
         yield inputs if isinstance(inputs, tuple) else (None, inputs)
 
 
+def first_batch(batches: Iterator[Any]) -> tuple[Any, Iterator[Any]]:
+    """The first batch of a generator, and one of all batches, the first one too.
+
+    Raises:
+      ValueError: there is none.
+    """
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("`x` must yield at least one batch. Received: an empty generator")
+
+    def again() -> Iterator[Any]:
+        yield first
+        yield from batches
+
+    return first, again()
+
+
 def collect(x: Any, y: Any = None) -> tuple[Any, Any]:
     """All context (or None) and all events of arrays or of a dataset, in memory.
 

@@ -15,7 +15,7 @@ from tfp_flows import serialization
 from tfp_flows.distributions import reversible
 from tfp_flows.distributions.conditional import context_shape_of
 from tfp_flows.distributions.flow import Flow
-from tfp_flows.model import export, variables
+from tfp_flows.model import configs, export, variables
 from tfp_flows.model.arguments import check_distribution
 from tfp_flows.model.arrays import check_numbers
 from tfp_flows.model.data import check_finite, check_inputs, check_rows, collect
@@ -23,10 +23,10 @@ from tfp_flows.model.diagnosis import explain_non_finite
 from tfp_flows.model.naming import name_layers
 from tfp_flows.model.replicas import check_scope
 from tfp_flows.model.saving import SavableModel
-from tfp_flows.model.standardizer import Standardizer, warn_of_raw_outliers
+from tfp_flows.model.standardizer import Standardizer, check_support, warn_of_raw_outliers
 from tfp_flows.model.ties import warn_of_ties
 from tfp_flows.networks import Conditioner, Embedding
-from tfp_flows.ops.capabilities import context_size_of
+from tfp_flows.ops.capabilities import awaits_data, context_size_of
 from tfp_flows.ops.checks import check_context
 from tfp_flows.ops.columns import check_varies, constant_columns
 from tfp_flows.ops.internals import layers_of
@@ -153,6 +153,7 @@ class FlowModel(SavableModel):
                 may_be_constant=True,
             )
             self.context_standardizer.build((None, self.context_size))
+        self._has_started = False  # Whether no bijector awaits data any more.
         self.built = True
 
     # The density, in data units.
@@ -209,6 +210,8 @@ class FlowModel(SavableModel):
             check_varies(constant, self.event_dtype, name, getattr(events, "columns", None))
         if context is not None and self.context_standardizer is not None:
             self.context_standardizer.adapt(context, "x", scale=scale)
+        if not raw:
+            check_support(self, context, events, name)
         warn_of_ties(events, steps=steps)
         self._initialize_from_data(context, events, again=True, scale=scale)
         if raw:
@@ -228,11 +231,20 @@ class FlowModel(SavableModel):
             context = self.standardize_context(context)
         self.distribution.adapt(events, context, again=again)
 
+    @property
+    def awaits_data(self) -> str | None:
+        """The name of a bijector that starts from data and has seen none, or None."""
+        if not self._has_started:  # Looking through all parts takes as long as a small step.
+            with tf.init_scope():
+                for part in self.distribution.submodules:
+                    if awaits_data(part):
+                        return str(part.name)
+            self._has_started = True
+        return None
+
     def initialize_from(self, pairs: Iterator[tuple[Any, Any]]) -> None:
         """Data-dependent initialization, from the first batch, of parts that have seen none."""
-        parts = self.distribution.submodules
-        if not all(getattr(part, "is_initialized", True) for part in parts):
-            self._initialize_from_data(*next(pairs), again=False)
+        self._initialize_from_data(*next(pairs), again=False)
 
     def log_prob(self, x: Any, context: Any | None = None) -> tf.Tensor:
         """Log-density in nats at events `x` in data units, given `context`, in data units too."""
@@ -291,32 +303,11 @@ class FlowModel(SavableModel):
     # Saving.
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            "distribution": serialization.serialize(self.distribution),
-            "memory": self.memory,
-            "name": self.name,
-            "policy": self.dtype_policy.name,
-            "trainable_layers": [layer.trainable for layer in layers_of(self)],
-        }
+        return configs.of_model(self)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> FlowModel:
-        arguments = dict(config)  # Of a subclass too, whose `get_config` may add some.
-        distribution = arguments.pop("distribution")
-        trainable_layers = arguments.pop("trainable_layers")
-        # Conditioners follow the global policy: for a while, let it be the one they were made by.
-        before = keras.config.dtype_policy()
-        try:
-            keras.config.set_dtype_policy(arguments.pop("policy"))
-            with serialization.limited():
-                model = cls(serialization.deserialize(distribution), **arguments)
-        finally:
-            keras.config.set_dtype_policy(before)
-        # Layers come before their sublayers, whose flags they overwrite.
-        for layer, trainable in zip(layers_of(model), trainable_layers, strict=True):
-            layer.trainable = trainable
-        model._is_from_config = True
-        return model
+        return configs.build(cls, config)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()

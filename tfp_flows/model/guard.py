@@ -67,6 +67,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         self._validate = validate
         self._best: list[_Snapshot] = []
         self._start: _Snapshot | None = None
+        self._validated: list[np.ndarray] | None = None
         self._kept: list[np.ndarray] | None = None  # Once training was stopped.
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -86,6 +87,10 @@ class StopOnNonFinite(keras.callbacks.Callback):
         last = batch if steps is None else min(batch, steps - 1)
         self._stop(f"at batch {last}: the loss is not finite.")
 
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        # Not those of the end of the epoch where a callback puts averages in their place meanwhile.
+        self._validated = self.model.get_weights()
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._kept is not None:
             return
@@ -103,6 +108,8 @@ class StopOnNonFinite(keras.callbacks.Callback):
             self._stop(f"at the end of epoch {epoch + 1}.")
             return
         sizes = _sizes(found.weights)
+        if validated and self._validated is not None:
+            found.weights = self._validated
         jumped = any(new > _JUMP * (1 + old) for new, old in zip(sizes, self._sizes, strict=True))
         self._sizes = sizes
         if jumped and not math.isfinite(self._judge() or 0.0):

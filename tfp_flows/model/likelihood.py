@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,8 +40,13 @@ class Likelihood(StepsAtATime):
         """Log-density in nats at events `x`, given `context`."""
         raise NotImplementedError
 
+    @property
+    def awaits_data(self) -> str | None:
+        """What `initialize_from` has to see data for, before training, or None."""
+        return None
+
     def initialize_from(self, pairs: Iterator[tuple[Any, Any]]) -> None:
-        """Called before training, with pairs of context (or None) and events."""
+        """Called before training if something awaits data, with pairs of context and events."""
         raise NotImplementedError
 
     def explain_non_finite(self, pairs: Iterator[tuple[Any, Any]]) -> str:
@@ -49,6 +55,12 @@ class Likelihood(StepsAtATime):
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         """`log_prob` of `x`, or of `(context, x)`."""
+        if training and (waiting := self.awaits_data):  # Before our own training nothing does.
+            warnings.warn(
+                f"{waiting!r} in {self.name!r} has seen no data: call `adapt` before training in a "
+                "model or loop of your own.",
+                stacklevel=2,
+            )
         context, x = inputs if isinstance(inputs, tuple | list) else (None, inputs)
         return self.log_prob(x, context)
 
@@ -161,8 +173,9 @@ class Likelihood(StepsAtATime):
                 jit_compile=jit_compile,
                 auto_scale_loss=auto_scale_loss,
             )
-            check_scope([v.value for v in self.optimizer.variables], "`optimizer`")
-        if self.distribute_strategy.num_replicas_in_sync > 1:
+            if self.optimizer is not None:
+                check_scope([v.value for v in self.optimizer.variables], "`optimizer`")
+        if self.optimizer is not None and self.distribute_strategy.num_replicas_in_sync > 1:
             arguments.check_replicas(self.optimizer, steps_per_execution, jit_compile)
 
     def get_compile_config(self) -> dict[str, Any] | None:
@@ -177,7 +190,7 @@ class Likelihood(StepsAtATime):
 
     def build_optimizer(self) -> None:
         """Make the optimizer's variables now: in the training step, they have it traced twice."""
-        if self.compiled and not self.optimizer.built:
+        if self.compiled and self.optimizer is not None and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 

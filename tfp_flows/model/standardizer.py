@@ -27,7 +27,15 @@ from tfp_flows.ops.columns import (
     robust_moments,
 )
 
-__all__ = ["ConstantColumnWarning", "OutlierWarning", "Standardizer", "warn_of_raw_outliers"]
+__all__ = [
+    "ConstantColumnWarning",
+    "OutlierWarning",
+    "Standardizer",
+    "check_support",
+    "warn_of_raw_outliers",
+]
+
+_CHECKED_ROWS = 256
 
 
 class ConstantColumnWarning(UserWarning):
@@ -157,6 +165,34 @@ def _warn_of_constants(columns: list[str], name: str) -> None:
             "model makes of other values there is arbitrary.",
             ConstantColumnWarning,
             stacklevel=4,
+        )
+
+
+def check_support(model: Any, context: Any, events: Any, name: str) -> None:
+    """Raise a ValueError if standardizing has moved events out of the distribution's support.
+
+    Args:
+      model: a `FlowModel` with standardizers that were adapted.
+      context: as given to `adapt`, or None.
+      events: the same.
+      name: what messages call the events.
+    """
+    some = slice(None, None, 1 + len(events) // _CHECKED_ROWS)
+    x = tf.convert_to_tensor(np.asarray(events)[some].astype(model.event_dtype))
+    given = {}
+    if context is not None:
+        given = {"context": model.standardize_context(np.asarray(context)[some])}
+
+    def has_density(x: tf.Tensor) -> np.ndarray:
+        return np.isfinite(model.distribution.log_prob(x, **given))
+
+    lost = ~has_density(model.event_standardizer(x))
+    if lost.any() and has_density(x)[lost].any():
+        raise ValueError(
+            f"`{name}` must not be standardized for this distribution: shifted and scaled to mean "
+            f"0 and deviation 1 they have no density: {lost.sum()} of {len(lost)} rows lie outside "
+            "of the support. End the flow with a `Support` (`support=` in `flows`), which takes "
+            "data as they are, or train without `adapt`."
         )
 
 

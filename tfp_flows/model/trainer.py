@@ -17,6 +17,7 @@ from tfp_flows.model.data import (
     check_finite,
     check_inputs,
     check_rows,
+    first_batch,
     pack,
     pairs,
     some_batches,
@@ -83,8 +84,8 @@ class MaximumLikelihood(Likelihood):
                 check_finite(part, name, self.event_dtype)
         self._check_shapes(x, y, sample_weight)
         self.check_trainable()
-        self.initialize_from(pairs(*training_rows(x, y, validation_split)))
-        self.build_optimizer()
+        arguments.require_compiled(self, "fit")
+        x = self._initialize(x, y, validation_split)
         if isinstance(validation_data, tuple):
             validation_data = pack(*validation_data)
         packed_x, packed_y, sample_weight = pack(x, y, sample_weight)
@@ -212,9 +213,7 @@ class MaximumLikelihood(Likelihood):
         x, y, sample_weight = self._batch(x, y, sample_weight)
         self.check_trainable()
         arguments.require_compiled(self, "train_on_batch")
-        if not self.optimizer.built:  # The first step of all.
-            self.initialize_from(pairs(x, y))
-            self.build_optimizer()
+        self._initialize(x, y)
         with self._single_steps():
             return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
@@ -240,6 +239,17 @@ class MaximumLikelihood(Likelihood):
         arguments.require_rows(x)
         self._check_shapes(x, y, sample_weight)
         return x, y, sample_weight
+
+    def _initialize(self, x: Any, y: Any, validation_split: float = 0.0) -> Any:
+        """Initialize from the first batch what awaits data. Returns `x`, of which none is lost."""
+        if self.awaits_data:
+            rows = training_rows(x, y, validation_split)
+            if isinstance(x, Iterator):
+                first, x = first_batch(x)
+                rows = iter([first]), None
+            self.initialize_from(pairs(*rows))
+        self.build_optimizer()
+        return x
 
     def _check_validation_data(self, data: Any) -> Any:
         """Checked events, context and weights; datasets and the like as they are."""

@@ -56,6 +56,7 @@ __all__ = [
     "is_injective",
     "is_ref",
     "keep_uninitialized_variables",
+    "kernel_under_lora",
     "knows_whether_increasing",
     "layers_of",
     "loss_tracker",
@@ -215,6 +216,13 @@ def weights_and_averages(optimizer: keras.optimizers.Optimizer) -> list[tuple[An
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # Of one that scales the loss.
     averages = optimizer._model_variables_moving_average
     return list(zip(optimizer._trainable_variables, averages, strict=True))
+
+
+def kernel_under_lora(layer: keras.layers.Layer) -> keras.Variable | None:
+    """What LoRA keeps from training, of a layer in which it is on; else None."""
+    if not getattr(layer, "lora_enabled", False):
+        return None
+    return layer._embeddings if isinstance(layer, keras.layers.Embedding) else layer._kernel
 
 
 def loss_tracker(model: keras.Model) -> keras.metrics.Metric:

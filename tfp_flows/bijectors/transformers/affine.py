@@ -36,6 +36,8 @@ class Additive(Transformer):
 
     closed_inverse = True
 
+    is_affine = True
+
     compile_loop = True
 
     @property
@@ -77,6 +79,8 @@ class Affine(Transformer):
     """
 
     closed_inverse = True
+
+    is_affine = True
 
     compile_loop = True
 

@@ -32,6 +32,11 @@ class Transformer(abc.ABC):
         return True
 
     @property
+    def is_affine(self) -> bool:
+        """True of those that scale and shift, whatever the parameters."""
+        return False
+
+    @property
     @abc.abstractmethod
     def parameter_count(self) -> int:
         """How many parameters one scalar needs."""

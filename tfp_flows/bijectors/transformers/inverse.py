@@ -64,6 +64,11 @@ class Inverse(Transformer):
         return self.transformer.is_monotone
 
     @property
+    def is_affine(self) -> bool:
+        """Whether the transformer is."""
+        return self.transformer.is_affine
+
+    @property
     def parameter_count(self) -> int:
         return self.transformer.parameter_count
 
