@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
 
 from tfp_flows import bijectors
 
@@ -31,8 +32,8 @@ EDGES = [0.0, 1e4, -1e4, *_neighbours(np.pi)]
 @dataclasses.dataclass(frozen=True)
 class Case:
     make: Callable[[str], bijectors.Bijector]
-    event_size: int
-    context_size: int | None = None
+    event_size: int | tuple[int, ...]
+    context_size: int | tuple[int, ...] | None = None
     inverse_extremes: tuple[float, ...] | None = None
     extremes: tuple[float, ...] = tuple(EXTREMES)
     # Laws that cannot hold, with the reason.
@@ -49,12 +50,16 @@ class Case:
 
     def inputs(self, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
         rng = np.random.default_rng(2)
-        x = rng.normal(0, 1.5, (8, self.event_size))
+        x = rng.normal(0, 1.5, _rows(self.event_size))
         x = (np.pi * np.tanh(x / 2) if self.angles else x).astype(dtype)
         context = None
         if self.context_size is not None:
-            context = rng.normal(size=(8, self.context_size)).astype(dtype)
+            context = rng.normal(size=_rows(self.context_size)).astype(dtype)
         return x, context
+
+
+def _rows(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (8, *size) if isinstance(size, tuple) else (8, size)
 
 
 def variable(value: float | list[float]) -> Callable[[str], tf.Variable]:
@@ -81,7 +86,9 @@ TRANSFORMERS = {
 CLASSIC = ("Additive", "Affine", "RationalQuadraticSpline")
 
 
-def coupling(size: int, transformer: t.Transformer, context: int | None = None, **options) -> Case:
+def coupling(
+    size: int | tuple, transformer: t.Transformer, context: int | tuple | None = None, **options
+) -> Case:
     def make(dtype: str) -> bijectors.Coupling:
         return bijectors.Coupling(
             size, transformer, (8,), context_size=context, dtype=dtype, seed=0, **options
@@ -112,6 +119,33 @@ def vectors(cls: type, size: int, context: int | None = None, **options) -> Case
 
     def make(dtype: str) -> bijectors.Bijector:
         return cls(size, dtype=dtype, context_size=context, conditioner=(8,), seed=0, **options)
+
+    return Case(make, size, context)
+
+
+def multi_scale(dtype: str, context: int | None = None) -> bijectors.MultiScale:
+    """Half of two channels goes through a coupling of squeezed images."""
+    options = {"context_size": context, "dtype": dtype}
+    layers = [
+        bijectors.ActNorm(1, dtype),
+        tfb.Invert(bijectors.Squeeze(2)),
+        bijectors.Coupling((2, 2, 4), t.Affine(), (4,), seed=0, **options),
+        bijectors.LU(4, dtype, permutation="random", seed=0),
+        bijectors.Squeeze(2),
+    ]
+    return bijectors.MultiScale((4, 4, 2), layers, (4,), seed=1, **options)
+
+
+def tokens(
+    size: tuple,
+    context: int | tuple | None = None,
+    transformer: t.Transformer = TRANSFORMERS["Affine"],
+    **options,
+) -> Case:
+    def make(dtype: str) -> bijectors.TokenAutoregressive:
+        return bijectors.TokenAutoregressive(
+            size, transformer, (4, 4), context_size=context, dtype=dtype, seed=0, **options
+        )
 
     return Case(make, size, context)
 
@@ -211,5 +245,46 @@ CASES: dict[str, Case] = {
         inverse_extremes=(),
         # One column more comes out than goes in: no square Jacobian, no rows of one shape.
         skip=("log-det", "batch shapes"),
+    ),
+    **{
+        f"{name} image": Case(make, (2, 2, 3), extremes=extremes, inverse_extremes=inverse)
+        for name, make, extremes, inverse in (
+            ("ActNorm", lambda dtype: bijectors.ActNorm(3, dtype=dtype), EXTREMES, None),
+            ("LU", lambda dtype: bijectors.LU(3, dtype=dtype), EXTREMES, None),
+            (
+                "Support",
+                lambda dtype: bijectors.Support(3, ["real", "positive", (0.0, 1.0)], dtype=dtype),
+                (0.0, 30.0, -30.0),
+                (0.5, 0.01, 0.3),
+            ),
+        )
+    },
+    "Squeeze image": Case(lambda dtype: bijectors.Squeeze(2), (2, 4, 1)),
+    "Squeeze sound": Case(lambda dtype: bijectors.Squeeze(3, event_ndims=2), (6, 2)),
+    "Coupling image Affine": coupling((2, 3, 2), t.Affine()),
+    "Coupling image spline": coupling(
+        (2, 2, 3), TRANSFORMERS["RationalQuadraticSpline"], mask="alternate", flip=True
+    ),
+    "Coupling image mixture": coupling((2, 2, 2), TRANSFORMERS["MixtureOfLogistics"]),
+    "Coupling image context": coupling((2, 2, 2), t.Affine(), context=3),
+    "Coupling image context image": coupling((2, 2, 2), t.Affine(), context=(4, 2, 3)),
+    "Coupling image of any size": dataclasses.replace(
+        coupling((None, None, 2), t.Affine()), event_size=(3, 2, 2)
+    ),
+    "Coupling checkerboard": coupling((2, 3, 1), t.Affine(), mask="checkerboard"),
+    "Coupling checkerboard context": coupling(
+        (2, 2, 2), t.Affine(), context=2, mask="checkerboard", flip=True
+    ),
+    "Coupling sound": coupling((4, 2), TRANSFORMERS["RationalQuadraticSpline"]),
+    "Coupling sound context sound": coupling((4, 2), t.Affine(), context=(8, 3)),
+    "MultiScale image": Case(lambda dtype: multi_scale(dtype), (4, 4, 2)),
+    "MultiScale image context": Case(lambda dtype: multi_scale(dtype, 2), (4, 4, 2), 2),
+    "Tokens": tokens((4, 2)),
+    "Tokens reverse": tokens((3, 2), reverse=True, transformer=TRANSFORMERS["QuadraticSpline"]),
+    "Tokens context": tokens((3, 2), context=2),
+    "Tokens context reverse of tokens": tokens((3, 2), context=(3, 1), reverse=True),
+    "Tokens guidance": tokens((3, 2), context=2, guidance=0.5),
+    "MultiScale sound": Case(
+        lambda d: bijectors.MultiScale((4, 3), [bijectors.ActNorm(1, d)], (4,), dtype=d), (4, 3)
     ),
 }

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from helpers import mend
 
-from tfp_flows import Flow, flows
+from tfp_flows import Flow, bijectors, flows
 from tfp_flows.ops import internals
 
 tfd, tfb = tfp.distributions, tfp.bijectors
@@ -220,6 +220,14 @@ def test_attributes_of_copies():
     assert (bijector.name, bijector.validate_args) == ("before", False), message
     assert copied.parameters["name"] == "after", message
     assert len(copied.trainable_variables) == 1, message
+    # No copy may be given what another one has in its cache.
+    layer = bijectors.TokenAutoregressive((2, 1), bijectors.transformers.Affine(), (4,), False, 1)
+    for variable in layer.trainable_variables:
+        variable.assign_add(tf.ones_like(variable))
+    x, one = tf.ones([2, 1]), tf.ones([1])
+    assert np.any(layer.inverse(x, context=one) != layer.guided(2.0).inverse(x, context=one)), (
+        message
+    )
 
 
 def test_variables_that_cannot_be_initialized_are_dropped():

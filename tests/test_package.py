@@ -28,6 +28,7 @@ ORDER = ("ops", "networks", "bijectors", "distributions", "flows", "model")
 # What stands beside the order, and what of the package it may import.
 BESIDE = {
     "_version": (),
+    "audio": ("ops", "distributions"),
     "datasets": ("distributions",),
     "serialization": ("ops", "bijectors", "distributions"),
     "testing": ("ops", "networks", "bijectors", "distributions", "serialization"),

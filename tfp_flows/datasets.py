@@ -28,9 +28,11 @@ import tensorflow as tf
 from tfp_flows.distributions import toys
 
 __all__ = [
+    "Images",
     "Table",
     "checkerboard",
     "circles",
+    "digits",
     "eight_gaussians",
     "faithful",
     "names",
@@ -48,6 +50,13 @@ class Table(NamedTuple):
 
     x: np.ndarray
     columns: tuple[str, ...]
+
+
+class Images(NamedTuple):
+    """Images, their channels last, and what is on them: `x, labels = images`."""
+
+    x: np.ndarray
+    labels: np.ndarray
 
 
 def checkerboard(*, dtype: DType = "float32") -> toys.Checkerboard:
@@ -141,3 +150,30 @@ def faithful() -> Table:
     with (resources.files("tfp_flows") / "data/faithful.csv").open(encoding="utf-8") as file:
         columns = tuple(file.readline().strip().split(","))
         return Table(np.loadtxt(file, delimiter=","), columns)
+
+
+def digits() -> Images:
+    """1,797 handwritten digits, 8×8 pixels, as scikit-learn ships them.
+
+    ```python
+    from tfp_flows import datasets
+
+    x, labels = datasets.digits()
+    x.shape     # (1797, 8, 8, 1), uint8, from 0 to 16
+    ```
+
+    Returns:
+      `Images` with the digits 0 to 9 as labels, by 43 people.
+
+    Raises:
+      ImportError: scikit-learn is not installed.
+
+    Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits" (1998), UCI Machine
+    Learning Repository, CC BY 4.0.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("The digits are in scikit-learn: pip install 'tfp_flows[cli]'") from error
+    loaded = load_digits()
+    return Images(loaded.images[..., np.newaxis].astype("uint8"), loaded.target)

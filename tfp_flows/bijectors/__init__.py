@@ -6,6 +6,7 @@ from tfp_flows.bijectors.autoregressive import MaskedAutoregressive
 from tfp_flows.bijectors.base import Bijector
 from tfp_flows.bijectors.coupling import Coupling
 from tfp_flows.bijectors.elementwise import Elementwise
+from tfp_flows.bijectors.image import MultiScale, Squeeze
 from tfp_flows.bijectors.linear import LU, QR, Triangular
 from tfp_flows.bijectors.normalization import ActNorm
 from tfp_flows.bijectors.orthogonal import Householder, Rotation
@@ -13,6 +14,7 @@ from tfp_flows.bijectors.permutation import Permutation
 from tfp_flows.bijectors.planar import Planar, Radial
 from tfp_flows.bijectors.support import Support
 from tfp_flows.bijectors.sylvester import Sylvester
+from tfp_flows.bijectors.tokens import TokenAutoregressive
 
 __all__ = [
     "LU",
@@ -24,14 +26,17 @@ __all__ = [
     "Elementwise",
     "Householder",
     "MaskedAutoregressive",
+    "MultiScale",
     "Permutation",
     "Planar",
     "Radial",
     "Rotation",
     "Rotation2D",
     "ShiftAndCube",
+    "Squeeze",
     "Support",
     "Sylvester",
+    "TokenAutoregressive",
     "Triangular",
     "transformers",
 ]

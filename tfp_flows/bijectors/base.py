@@ -14,6 +14,7 @@ from tensorflow_probability import bijectors as tfb
 
 from tfp_flows.ops import checks
 from tfp_flows.ops.copies import Copyable
+from tfp_flows.ops.grids import Size, check_shape
 from tfp_flows.ops.internals import remember_forward_log_det, remember_inverse_log_det
 
 __all__ = ["Bijector"]
@@ -63,8 +64,8 @@ class Bijector(Copyable, tfb.Bijector, metaclass=_Construction):
     What else it can do a class states in its own body, by attributes that `ops.capabilities`
     describes: `closed_inverse`, `is_monotone`, `independent_over_batch`. All are optional.
 
-    A bijector that can be conditioned has an attribute `context_size` and takes `context=`, a
-    tensor `(..., context_size)`, in both methods.
+    A bijector that can be conditioned has an attribute `context_size` and takes `context=` in both
+    methods: a tensor `(..., context_size)` or, where it is a shape, `(..., *context_size)`.
 
     A bijector equals itself only: to TFP, others of the same class and arguments are equal, which
     says nothing of weights. `copy()` shares all variables; `copy.deepcopy` and `pickle` make an
@@ -88,7 +89,7 @@ class Bijector(Copyable, tfb.Bijector, metaclass=_Construction):
       ...         return y / 2, tf.fill(tf.shape(y), -tf.math.log(tf.constant(2, y.dtype)))
     """
 
-    context_size: int | None = None
+    context_size: Size | None = None
     needs_raw_data = False  # True where data must come in their own units, not standardized before.
 
     def __init__(self, *, parameters: dict[str, Any] | None = None, **options: Any):
@@ -183,14 +184,16 @@ class Bijector(Copyable, tfb.Bijector, metaclass=_Construction):
         return self._inverse_and_log_det(y, **kwargs)[1]
 
 
-def mark_missing(log_det: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
+def mark_missing(
+    log_det: tf.Tensor, context: tf.Tensor | None, context_ndims: int = 1
+) -> tf.Tensor:
     """NaN where a value of the context is NaN: a missing context must not give a density.
 
     Networks can lose a NaN on the way, in a relu say.
     """
     if context is None:
         return log_det
-    missing = tf.reduce_any(tf.math.is_nan(context), -1)
+    missing = tf.reduce_any(tf.math.is_nan(context), list(range(-context_ndims, 0)))
     return tf.where(missing, tf.constant(np.nan, log_det.dtype), log_det)
 
 
@@ -203,10 +206,30 @@ def check_event_size(bijector: tfb.Bijector, x: tf.Tensor, event_size: int) -> N
         )
 
 
+def check_grid_events(
+    bijector: tfb.Bijector, x: tf.Tensor, shape: tuple[int | None, ...]
+) -> tf.Tensor:
+    """Return events with what is known of their shape; raise a ValueError unless it is `shape`."""
+    rank = x.shape.rank
+    if rank is None:
+        return x
+    if len(shape) == 1 and rank:
+        check_event_size(bijector, x, shape[0] or 0)
+    batch = x.shape[: max(rank - len(shape), 0)]
+    event = x.shape[len(batch) :]
+    if not event.is_compatible_with(shape):
+        raise ValueError(
+            f"{type(bijector).__name__} needs events of shape {shape}. "
+            f"Received: shape={tuple(x.shape)}"
+        )
+    known = event.merge_with(shape)
+    return x if known == event else tf.ensure_shape(x, [*batch, *known])
+
+
 def check_context(
     bijector: Bijector, context: tf.Tensor | None, dtype: tf.DType
 ) -> tf.Tensor | None:
     """Return `context` as a tensor of `dtype`; raise a ValueError where it does not fit."""
     size = bijector.context_size
-    shape = None if size is None else (size,)
+    shape = None if size is None else check_shape(size, "context_size")
     return checks.check_context(context, shape, dtype, f"this {type(bijector).__name__}")

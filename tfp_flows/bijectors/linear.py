@@ -131,7 +131,7 @@ class LU(Parametric):
         """Whiten: `inverse(y)` gets mean 0 and covariance 1, as far as the diagonal's bound allows.
 
         Args:
-          y: data `(n, event_size)`, finite, two rows or more.
+          y: data `(..., event_size)`, finite, two events or more.
 
         Raises:
           ValueError: `y` has another shape, or a value that is not finite.
@@ -320,10 +320,11 @@ def _gaussian(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean of the columns, and the Cholesky factor of their covariance before the permutation."""
     y = np.asarray(y, "float64")
-    if y.ndim != 2 or y.shape[1] != size or len(y) < 2:
+    if y.ndim < 2 or y.shape[-1] != size or y.size < 2 * size:
         raise ValueError(
             f"`y` must have shape (n, {size}), with two rows or more. Received: shape={y.shape}"
         )
+    y = y.reshape(-1, size)
     if not np.isfinite(y).all():
         raise ValueError("`y` must be finite. Received: an infinite value or a NaN")
     covariance = np.cov(y.T).reshape(size, size)

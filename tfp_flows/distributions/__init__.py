@@ -1,7 +1,7 @@
 """Distributions: `Flow`, bases, densities of rounded data, and the 2-D toys of `datasets`."""
 
 from tfp_flows.distributions import bases, comparisons  # noqa: F401 (What TFP finds by class.)
-from tfp_flows.distributions.dequantized import Dequantized
+from tfp_flows.distributions.dequantized import Dequantized, bits_per_dim
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.distributions.gaussian_mixture import GaussianMixture
 from tfp_flows.distributions.kernel_density import KernelDensity
@@ -20,5 +20,6 @@ __all__ = [
     "Stacked",
     "WithCategories",
     "bases",
+    "bits_per_dim",
     "stacking_weights",
 ]

@@ -25,8 +25,9 @@ class CellNoise(Copyable, tf.Module):
     A flow made here starts with logistic `v`, that is with uniform `u`.
 
     Args:
-      flow: a conditional `Flow`, or hidden widths, for which one of affine couplings is made.
-      stepped: booleans, one per column: which have cells.
+      flow: a conditional `Flow`, or hidden widths, for which one of affine couplings is made: of
+        events on a grid, whose context are the whole rounded events, with convolutions.
+      stepped: booleans, one per column: which have cells. On a grid, all must.
       dtype: floating dtype of the values.
       seed: integer for reproducible initial weights, or `None`.
 
@@ -45,25 +46,33 @@ class CellNoise(Copyable, tf.Module):
         seed: int | None = None,
     ):
         super().__init__(name="cell_noise")
-        columns, size = len(stepped), int(stepped.sum())
+        shape = stepped.shape if stepped.ndim > 1 else (int(stepped.sum()),)
+        context = stepped.shape if stepped.ndim > 1 else len(stepped)
+        if stepped.ndim > 1 and not stepped.all():
+            raise ValueError(
+                "`steps` must all be above 0 for learned noise on a grid. "
+                f"Received: {int((~stepped).sum())} of {stepped.size} that are 0"
+            )
         if isinstance(flow, Sequence) and not isinstance(flow, str):
-            flow = _affine_flow(size, columns, flow, dtype, seed)
+            flow = _affine_flow(shape, context, flow, dtype, seed)
         if not isinstance(flow, Flow):
             raise TypeError(
                 f"`noise` must be hidden widths, a Flow or None. Received: noise={flow!r}"
             )
-        if flow.event_shape != (size,) or flow.context_size != columns or flow.dtype != dtype:
+        if flow.event_shape != shape or flow.context_size != context or flow.dtype != dtype:
             raise ValueError(
-                f"`noise` must be a flow with events of shape ({size},), one a stepped column, "
-                f"context_size={columns} and dtype {dtype.name}. "
+                f"`noise` must be a flow with events of shape {shape}, one entry a stepped column, "
+                f"context_size={context} and dtype {dtype.name}. "
                 f"Received: event_shape={flow.event_shape}, context_size={flow.context_size}, "
                 f"dtype={flow.dtype.name}"
             )
         self.flow = flow
         self.parameters = {"flow": flow, "stepped": stepped, "dtype": dtype}
         # Networks want standardized inputs.
-        self.shift = tf.Variable(tf.zeros([columns], dtype), trainable=False, name="shift")
-        self.scale = tf.Variable(tf.ones([columns], dtype), trainable=False, name="scale")
+        zeros = tf.zeros(stepped.shape, dtype)
+        self.shift = tf.Variable(zeros, trainable=False, name="shift")
+        self.scale = tf.Variable(tf.ones_like(zeros), trainable=False, name="scale")
+        self._ndims = stepped.ndim
 
     def adapt(self, x: np.ndarray) -> None:
         """Set `shift` and `scale` to mean and deviation of the columns of `x`."""
@@ -75,51 +84,59 @@ class CellNoise(Copyable, tf.Module):
         self, x: tf.Tensor, samples: int, seed: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Noise `(samples, ..., stepped columns)` in (0, 1) given `x`, `(..., columns)`, and its
-        log-density `(samples, ...)`."""
+        log-density `(samples, ...)`; on a grid, `(samples, ..., *grid, columns)`."""
         context = (x - self.shift) / self.scale
         v, log_density = self.flow.sample_and_log_prob(samples, context=context, seed=seed)
         log_slopes = -tf.math.softplus(v) - tf.math.softplus(-v)
-        return tf.sigmoid(v), log_density - tf.reduce_sum(log_slopes, -1)
+        axes = list(range(-self._ndims, 0))
+        return tf.sigmoid(v), log_density - tf.reduce_sum(log_slopes, axes)
 
 
 def _affine_flow(
-    size: int, columns: int, hidden_units: Sequence[int], dtype: tf.DType, seed: int | None
+    shape: tuple[int, ...],
+    context_size: Any,
+    hidden_units: Sequence[int],
+    dtype: tf.DType,
+    seed: int | None,
 ) -> Flow:
     """Two affine couplings, or one that keeps nothing if there is one column only."""
-    zeros = tf.zeros([size], dtype)
+    zeros, alone = tf.zeros(shape, dtype), shape == (1,)
     couplings = [
         Coupling(
-            size,
+            shape if len(shape) > 1 else shape[0],
             Affine(),
             hidden_units,
-            flip=flip and size > 1,
-            context_size=columns,
+            mask="half" if len(shape) == 1 else "checkerboard",
+            flip=flip and not alone,
+            context_size=context_size,
             dtype=dtype,
             seed=derived_seed(seed, int(flip)),
         )
-        for flip in (False, True)[: min(size, 2)]
+        for flip in (False, True)[: 1 if alone else 2]
     ]
-    return Flow(tfd.Independent(tfd.Logistic(zeros, 1), 1), tfb.Chain(couplings), name="noise")
+    base = tfd.Independent(tfd.Logistic(zeros, 1), len(shape))
+    return Flow(base, tfb.Chain(couplings), name="noise")
 
 
-def checked_steps(steps: Any, columns: int) -> tuple[float, ...]:
-    """One step a column; a ValueError if they are not steps."""
+def checked_steps(steps: Any, shape: Sequence[int]) -> np.ndarray:
+    """One step for every entry of an event; a ValueError if they are not steps."""
     try:
-        array = np.broadcast_to(np.asarray(steps, "float64"), [columns])
+        array = np.broadcast_to(np.asarray(steps, "float64"), shape)
     except (TypeError, ValueError):
-        array = np.array([])
-    if not (len(array) and np.isfinite(array).all() and (array >= 0).all() and array.any()):
+        array = np.zeros(0)
+    if not (array.size and np.isfinite(array).all() and (array >= 0).all() and array.any()):
+        many = f"{shape[0]}, one per column" if len(shape) == 1 else f"numbers of shape {shape}"
         raise ValueError(
-            f"`steps` must be a number or {columns}, one per column, at least 0 and finite, not "
-            f"all 0. Received: steps={steps!r}"
+            f"`steps` must be a number or {many}, at least 0 and finite, not all 0. "
+            f"Received: steps={steps!r}"
         )
-    return tuple(array.tolist())
+    return array
 
 
-def round_to(x: tf.Tensor, steps: Sequence[float], lowest: float) -> tf.Tensor:
+def round_to(x: tf.Tensor, steps: np.ndarray, lowest: float) -> tf.Tensor:
     """`x` to multiples of the steps, whose cells begin `lowest` steps from them."""
-    stepped = np.array(steps) > 0
-    widths = np.where(stepped, np.array(steps), 1.0)
+    stepped = steps > 0
+    widths = np.where(stepped, steps, 1.0)
     # By division where 1 / width is whole: 3 / 10 is the number that reads 0.3, 3 * 0.1 is not.
     parts = np.maximum(np.round(1 / widths), 1)
     by_parts = np.abs(parts * widths - 1) < 1e-9

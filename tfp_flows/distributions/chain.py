@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -12,6 +13,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_flows.bijectors.base import Bijector
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.ops.capabilities import context_size_of, is_monotone
+from tfp_flows.ops.grids import Size, event_rank
 from tfp_flows.ops.internals import ChainBase, InvertBase
 
 __all__ = ["Given", "flatten_chain", "shared_context_size"]
@@ -31,19 +33,25 @@ def flatten_chain(bijector: tfb.Bijector) -> list[tfb.Bijector]:
     return [bijector]
 
 
-def shared_context_size(bijector: tfb.Bijector, base: tfd.Distribution | None = None) -> int | None:
-    """Width of the context of all conditional parts; None if there are none."""
+def shared_context_size(
+    bijector: tfb.Bijector, base: tfd.Distribution | None = None
+) -> Size | None:
+    """Width, or shape, of the context of all conditional parts; None if there are none."""
     found = [context_size_of(base)]
     for part in flatten_chain(bijector):
         inside = () if isinstance(part, Given) else (part, *part.submodules)
         found += [inner.context_size for inner in inside if isinstance(inner, Bijector)]
-    sizes = sorted({size for size in found if size is not None})
+    sizes = sorted({_hashable(size) for size in found if size is not None}, key=str)
     if len(sizes) > 1:
         raise ValueError(
             "The base and the bijectors of one flow must share one `context_size`. "
             f"Received: context sizes {sizes}"
         )
     return sizes[0] if sizes else None
+
+
+def _hashable(size: Size) -> Size:
+    return tuple(size) if isinstance(size, Sequence) else size
 
 
 def _context_kwargs(bijector: tfb.Bijector, context: tf.Tensor) -> dict[str, Any]:
@@ -75,6 +83,7 @@ class Given(Bijector):
         parameters = dict(locals())
         self.bijector = bijector
         self.context = context
+        self.context_ndims = event_rank(shared_context_size(bijector)) or 1
         self._kwargs = _context_kwargs(bijector, context)
         super().__init__(
             forward_min_event_ndims=bijector.forward_min_event_ndims,
@@ -94,18 +103,23 @@ class Given(Bijector):
     def _parameter_properties(cls, dtype: tf.DType | None) -> dict[str, Any]:
         return {
             "bijector": tfp.util.BatchedComponentProperties(),
-            "context": tfp.util.ParameterProperties(event_ndims=1),
+            "context": tfp.util.ParameterProperties(
+                event_ndims=lambda self, *_: self.context_ndims
+            ),
         }
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # Parts that take no context, in `tfb.Blockwise` say, have to get the batch shape too.
-        x = match_batch(x, self.context)
+        x = self._matched(x, self.forward_min_event_ndims)
         y = self.bijector.forward(x, **self._kwargs)
         event_ndims = self.forward_min_event_ndims
         return y, self.bijector.forward_log_det_jacobian(x, event_ndims, **self._kwargs)
 
     def _inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        y = match_batch(y, self.context)
+        y = self._matched(y, self.inverse_min_event_ndims)
         x = self.bijector.inverse(y, **self._kwargs)
         event_ndims = self.inverse_min_event_ndims
         return x, self.bijector.inverse_log_det_jacobian(y, event_ndims, **self._kwargs)
+
+    def _matched(self, x: tf.Tensor, event_ndims: int) -> tf.Tensor:
+        return match_batch(x, self.context, ndims=event_ndims, other_ndims=self.context_ndims)

@@ -10,6 +10,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_flows.ops.capabilities import ConditionalDistribution, context_size_of
 from tfp_flows.ops.checks import as_real, check_context
 from tfp_flows.ops.copies import Copyable
+from tfp_flows.ops.grids import Size, check_shape
 from tfp_flows.ops.seeds import is_stateless_seed, stateless_seed
 
 __all__ = ["Conditional", "context_shape_of"]
@@ -30,12 +31,20 @@ class Conditional(Copyable, tfd.Distribution):
       TypeError: events or context are not real numbers.
     """
 
-    context_size: int | None = None
+    context_size: Size | None = None
 
     @property
     def context_shape(self) -> tuple[int, ...] | None:
         """Shape of one context as `context=` takes it, or None."""
-        return None if self.context_size is None else (self.context_size,)
+        size = self.context_size
+        return None if size is None else check_shape(size, "context_size")
+
+    def _with_temperature(self, temperature: float) -> tfd.Distribution:
+        """The distribution whose base has other deviations, in one without context."""
+        raise ValueError(
+            f"`temperature` must be 1 for a {type(self).__name__}. "
+            f"Received: temperature={temperature}"
+        )
 
     def _given(self, context: tf.Tensor) -> tfd.Distribution:
         """The distribution under a context, `(*batch, *context_shape)`, of the right dtype."""
@@ -84,15 +93,26 @@ class Conditional(Copyable, tfd.Distribution):
         context: Any | None = None,
         seed: Any | None = None,
         name: str = "sample",
+        *,
+        temperature: float = 1.0,
     ) -> tf.Tensor:
         """Draw events `(*sample_shape, D)`, or `(*sample_shape, *batch, D)` given context.
 
         What takes no context takes a seed of TFP's, a tensor of two integers, in its place: TFP's
         own distributions hand it to their parts there.
+
+        `temperature` multiplies the deviations of a flow's base, which must be normal: below 1,
+        draws come from where the base is dense, and are no draws of this density.
+
+        Raises:
+          ValueError: `temperature` is not 1, and this is no flow over a base that is known to be
+            normal; or it is negative or not finite.
         """
         if seed is None and self.context_shape is None and is_stateless_seed(context):
             context, seed = None, context
         given, seed = self.given(context), stateless_seed(seed)
+        if temperature != 1.0:
+            given = _cooled(given, temperature)
         if given is self:
             return super().sample(sample_shape, seed=seed, name=name)
         return given.sample(sample_shape, seed=seed, name=name)
@@ -128,4 +148,13 @@ def context_shape_of(distribution: tfd.Distribution) -> tuple[int, ...] | None:
     size = context_size_of(distribution)
     if size is None or not isinstance(distribution, ConditionalDistribution):
         return None
-    return (size,)
+    return check_shape(size, "context_size")
+
+
+def _cooled(distribution: tfd.Distribution, temperature: float) -> tfd.Distribution:
+    if not isinstance(distribution, Conditional):
+        raise ValueError(
+            "`temperature` must be 1 but for flows over a normal base. "
+            f"Received: temperature={temperature}, distribution={distribution!r}"
+        )
+    return distribution._with_temperature(temperature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +19,29 @@ from tfp_flows.ops.capabilities import context_size_of, needs_raw_data
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.seeds import stateless_seed
 
-__all__ = ["Dequantized"]
+__all__ = ["Dequantized", "bits_per_dim"]
+
+
+def bits_per_dim(nats: Any, event_shape: Sequence[int]) -> Any:
+    """Bits a dimension, `nats / (D log 2)`, of negative log-probabilities in nats an event.
+
+    They mean something of rounded values, as pixels are, whose cells have the width 1: divide
+    pixels by 256, and the density has 8 bits more. By which bound the nats were found belongs to
+    them: uniform noise, learned noise, or several samples of either.
+
+    Args:
+      nats: negative log-probability of an event, or its mean, a number or an array.
+      event_shape: shape of one event, `D` numbers in all.
+
+    Raises:
+      ValueError: `event_shape` is not made of positive integers.
+
+    Example:
+      >>> float(distributions.bits_per_dim(784 * np.log(256), (28, 28, 1)))
+      8.0
+    """
+    sizes = [positive_int(size, "event_shape") for size in event_shape]
+    return nats / (math.prod(sizes) * math.log(2))
 
 
 class Dequantized(Conditional):
@@ -44,15 +67,17 @@ class Dequantized(Conditional):
     `distribution` is in the units of the data, as steps are. To standardize them, let its last
     bijector be a `Support`, which `adapt` sets.
 
-    Shapes: events `(D,)`; context as for `distribution`.
+    Shapes: events `(D,)`, or those on a grid, `(T, C)` or `(H, W, C)`, whose columns are all
+    entries. Context as for `distribution`.
 
     Args:
-      distribution: what is dequantized, events `(D,)`; it may take context.
-      steps: distance of neighbouring values, one for all columns or one per column; 0 for columns
-        that are continuous.
+      distribution: what is dequantized, with events of a known shape; it may take context.
+      steps: distance of neighbouring values, one for all columns or one per column, 1 of pixels
+        that are integers; 0 for columns that are continuous.
       noise: hidden widths of the networks of a noise flow; a conditional `Flow` with one event
         column for every stepped column, whose context are all `D` columns and whose events go
-        through a sigmoid to their cells; or `None` for uniform noise.
+        through a sigmoid to their cells; or `None` for uniform noise. On a grid widths are those of
+        convolutions.
       samples: number of noise draws a value.
       align: `"center"`, for values rounded to the nearest; or `"left"`, the cell `[x, x + h)`, for
         values rounded down, as ages in years are, and for counts in a positive support.
@@ -62,8 +87,8 @@ class Dequantized(Conditional):
 
     Raises:
       TypeError: `distribution` is no `tfd.Distribution`, or `noise` of another type.
-      ValueError: events are not vectors, steps are negative, infinite, all 0 or of another number,
-        the noise flow does not fit, or `samples` is not a positive integer.
+      ValueError: the shape of events is not known, steps are negative, infinite, all 0 or of
+        another number, the noise flow does not fit, or `samples` is not a positive integer.
 
     Source: Lucas Theis, Aäron van den Oord and Matthias Bethge, "A note on the evaluation of
     generative models" (2016); with learned noise, Jonathan Ho et al., "Flow++" (2019); with several
@@ -95,27 +120,33 @@ class Dequantized(Conditional):
                 "`distribution` must be a tfd.Distribution. "
                 f"Received: distribution={distribution!r}"
             )
-        if distribution.event_shape.rank != 1 or not distribution.event_shape.is_fully_defined():
+        shape = distribution.event_shape
+        if not shape.rank or not shape.is_fully_defined():
             raise ValueError(
-                "`distribution` must have events of shape (D,). "
-                f"Received: event_shape={distribution.event_shape}"
+                "`distribution` must have events of shape (D,), or of another that is known. "
+                f"Received: event_shape={shape}"
             )
         if align not in ("center", "left"):
             raise ValueError(f"`align` must be 'center' or 'left'. Received: align={align!r}")
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, numbers.Integral)):
             raise ValueError(f"`seed` must be an integer or None. Received: seed={seed!r}")
         self.distribution = distribution
-        self.steps = parameters["steps"] = checked_steps(steps, distribution.event_shape[0])
+        self._steps = checked_steps(steps, tuple(shape))
+        equal = shape.rank > 1 and self._steps.min() == self._steps.max()
+        listed: Any = float(self._steps.flat[0]) if equal else self._steps.tolist()
+        self.steps = parameters["steps"] = tuple(listed) if shape.rank == 1 else listed
         self.samples = positive_int(samples, "samples")
         self.align = align
         self.seed = seed
         self.context_size = context_size_of(distribution)
-        stepped = np.array(self.steps) > 0
+        stepped = self._steps > 0
         if noise is not None and not isinstance(noise, CellNoise):
             noise = CellNoise(noise, stepped, dtype=distribution.dtype, seed=seed)
         self.noise: CellNoise | None = noise
-        self._noise_columns = np.where(stepped, np.cumsum(stepped) - 1, stepped.sum())
-        self._log_cell = float(np.log(np.array(self.steps)[stepped]).sum())
+        self._noise_columns = None
+        if not stepped.all():
+            self._noise_columns = np.where(stepped, np.cumsum(stepped) - 1, stepped.sum())
+        self._log_cell = float(np.log(self._steps[stepped]).sum())
         super().__init__(
             dtype=distribution.dtype,
             reparameterization_type=tfd.NOT_REPARAMETERIZED,
@@ -158,9 +189,12 @@ class Dequantized(Conditional):
     def _given(self, context: tf.Tensor) -> Dequantized:
         return self.copy(distribution=self.distribution.given(context))
 
+    def _with_temperature(self, temperature: float) -> Dequantized:
+        return self.copy(distribution=self.distribution._with_temperature(temperature))
+
     def _call_sample_n(self, sample_shape: Any, seed: Any) -> tf.Tensor:
         x = self.distribution.sample(sample_shape, seed=seed)
-        return round_to(x, self.steps, self._lowest)
+        return round_to(x, self._steps, self._lowest)
 
     def adapt(self, x: Any, context: Any | None = None, *, again: bool = True) -> None:
         """Call `distribution.adapt` with the data plus uniform noise; adapt the noise flow too.
@@ -175,9 +209,9 @@ class Dequantized(Conditional):
                 f"bijector be a Support. Received: distribution={self.distribution!r}"
             )
         x = x if hasattr(x, "columns") else np.asarray(x)  # Columns keep their names in errors.
-        _check_grid(np.asarray(x), self.steps)
+        _check_grid(np.asarray(x), self._steps)
         u = np.random.RandomState(0).uniform(size=x.shape) + self._lowest
-        self.distribution.adapt(x + u * np.array(self.steps), context, again=again)
+        self.distribution.adapt(x + u * self._steps, context, again=again)
         if self.noise is not None and again:
             self.noise.adapt(np.asarray(x))
 
@@ -199,22 +233,25 @@ class Dequantized(Conditional):
             log_noise = tf.zeros([], self.dtype)
         else:
             u, log_noise = self.noise(value, self.samples, seed)
-            u = tf.concat([u, tf.zeros_like(u[..., :1])], -1)
-            u = tf.gather(u, self._noise_columns, axis=-1)
-        x = value + (u + self._lowest) * tf.constant(self.steps, self.dtype)
+            if self._noise_columns is not None:
+                u = tf.concat([u, tf.zeros_like(u[..., :1])], -1)
+                u = tf.gather(u, self._noise_columns, axis=-1)
+        x = value + (u + self._lowest) * tf.constant(self._steps, self.dtype)
         log_weights = self.distribution.log_prob(x) - log_noise
         log_mean = tf.reduce_logsumexp(log_weights, 0) - np.log(self.samples)
         return log_mean + self._log_cell
 
 
-def _check_grid(x: np.ndarray, steps: Sequence[float]) -> None:
+def _check_grid(x: np.ndarray, steps: np.ndarray) -> None:
     """Raise a ValueError at the first value that is not a multiple of its column's step."""
-    for column, step in enumerate(steps):
+    columns = x.reshape(len(x), steps.size).T
+    for index, step, column in zip(np.ndindex(steps.shape), steps.flat, columns, strict=True):
         if step:
-            values = x[:, column].astype("float64") / step
+            values = column.astype("float64") / step
             off = np.flatnonzero(np.abs(values - np.round(values)) > 1e-3 + 1e-6 * np.abs(values))
             if len(off):
                 raise ValueError(
-                    f"`x` must be multiples of `steps`, {step:g} in column {column}: subtract the "
-                    f"offset of the grid. Received: {x[off[0], column]} in row {off[0]}"
+                    f"`x` must be multiples of `steps`, {step:g} in column "
+                    f"{', '.join(map(str, index))}: subtract the offset of the grid. "
+                    f"Received: {column[off[0]]} in row {off[0]}"
                 )

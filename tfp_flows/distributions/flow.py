@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
+from tfp_flows.distributions.adapting import adapt
 from tfp_flows.distributions.chain import Given, flatten_chain, shared_context_size
 from tfp_flows.distributions.chunks import is_batch_independent, map_chunks
 from tfp_flows.distributions.conditional import Conditional
@@ -23,25 +23,19 @@ from tfp_flows.distributions.edges import (
     without_density,
     without_infinite,
 )
+from tfp_flows.distributions.moments import AffineMoments
+from tfp_flows.distributions.temperature import with_temperature
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.embedding import Embedding
-from tfp_flows.ops.capabilities import (
-    Adaptable,
-    awaits_data,
-    context_size_of,
-    is_affine,
-    needs_raw_data,
-)
+from tfp_flows.ops.capabilities import context_size_of, needs_raw_data
 from tfp_flows.ops.checks import as_real
 from tfp_flows.ops.internals import TransformedDistributionBase, is_injective
 
 __all__ = ["Flow"]
 
-_ADAPT_ROWS = 65_536
-
 
 # A flow that were a composite tensor would hide its variables from what it is nested in.
-class Flow(Conditional, TransformedDistributionBase):
+class Flow(Conditional, AffineMoments, TransformedDistributionBase):
     """A base distribution pushed through a bijector: what every factory in `flows` returns.
 
     With base density `p` and bijector `f` from base to data:
@@ -168,9 +162,14 @@ class Flow(Conditional, TransformedDistributionBase):
         """Shape of one context as `context=` takes it, or None."""
         return super().context_shape if self._embedding is None else self._embedding.context_shape
 
+    def embedded(self, context: tf.Tensor | None) -> tf.Tensor | None:
+        """Context, `(*batch, *context_shape)`, as the bijectors read it: behind the embedding."""
+        if self._embedding is None or context is None:
+            return context
+        return self._embedding(context)
+
     def _given(self, context: tf.Tensor) -> Flow:
-        if self._embedding is not None:
-            context = self._embedding(context)
+        context = self.embedded(context)
         parts = [
             part if shared_context_size(part) is None else Given(part, context)
             for part in flatten_chain(self.bijector)
@@ -198,6 +197,9 @@ class Flow(Conditional, TransformedDistributionBase):
         if value.shape.rank != 2 or context.shape.rank != 2 or self._embedding is not None:
             return of_chunk(value, context)
         return map_chunks(of_chunk, match_batch(value, context), match_batch(context, value))
+
+    def _with_temperature(self, temperature: float) -> Flow:
+        return Flow(with_temperature(self.distribution, temperature), self.bijector)
 
     def _call_sample_n(self, sample_shape: Any, seed: Any) -> tf.Tensor:
         if not is_batch_independent(self):
@@ -267,39 +269,6 @@ class Flow(Conditional, TransformedDistributionBase):
     def _quantile(self, value: tf.Tensor) -> tf.Tensor:
         return quantile(self, value)
 
-    def _mean(self) -> tf.Tensor:
-        self._check_affine("mean")
-        return super()._mean()
-
-    def _mode(self) -> tf.Tensor:
-        self._check_affine("mode")
-        return super()._mode()
-
-    def _stddev(self) -> tf.Tensor:
-        self._check_affine("stddev")
-        return super()._stddev()
-
-    def _covariance(self) -> tf.Tensor:
-        self._check_affine("covariance")
-        return super()._covariance()
-
-    def _entropy(self) -> tf.Tensor:
-        base = self.distribution
-        _, tangents = base.experimental_local_measure(base.sample(seed=0), backward_compat=True)
-        if not isinstance(tangents, tfp.experimental.tangent_spaces.FullSpace):
-            raise NotImplementedError(
-                "`entropy` is not known where the events of the base have fewer dimensions than "
-                f"columns: estimate it from samples. Received: distribution={base!r}"
-            )
-        return super()._entropy()
-
-    def _check_affine(self, name: str) -> None:
-        if not all(map(is_affine, flatten_chain(self.bijector))):
-            raise NotImplementedError(
-                f"`{name}` is known of flows over affine bijectors only: estimate it from samples. "
-                f"Received: bijector={self.bijector!r}"
-            )
-
     def stages(self, context: Any | None = None) -> list[tfd.Distribution]:
         """The distribution after 0, 1, ..., K bijectors: the base first, the flow itself last.
 
@@ -329,17 +298,4 @@ class Flow(Conditional, TransformedDistributionBase):
           context: `(n, *context_shape)`, if the flow needs context.
           again: whether those go again that were adapted before.
         """
-        parts = flatten_chain(self.bijector)
-        chosen = [isinstance(part, Adaptable) and (again or awaits_data(part)) for part in parts]
-        if chosen[0]:
-            parts[0].adapt(y)  # All rows, for a support must hold them all.
-        # Means and covariances need no more rows than these, and layers would need the memory.
-        thin = slice(None, None, 1 + len(y) // _ADAPT_ROWS)
-        y = as_real(y, self.dtype, "y")[thin]
-        context = None if context is None else tf.convert_to_tensor(context)[thin]
-        given = flatten_chain(self.given(context).bijector)
-        last = max((i for i, is_chosen in enumerate(chosen) if is_chosen), default=0)
-        for i in range(1, last + 1):
-            y = given[i - 1].inverse(tf.identity(y))
-            if chosen[i]:
-                parts[i].adapt(y)
+        adapt(self, y, context, again=again)

@@ -68,8 +68,10 @@ class Reversible(Bijector):
         sizes = (layer.bijector.context_size for layer in layers if layer.context is not None)
         self.context_size = next(sizes, None)
         dtypes = (layer.bijector.dtype for layer in layers)
+        # Of maps of vectors among maps of images, log-dets are summed over positions.
+        self._ndims = max(layer.bijector.forward_min_event_ndims for layer in layers)
         super().__init__(
-            forward_min_event_ndims=1,
+            forward_min_event_ndims=self._ndims,
             dtype=next((dtype for dtype in dtypes if dtype is not None), None),
             parameters={"layers": layers},
             name="reversible",
@@ -79,8 +81,26 @@ class Reversible(Bijector):
         contexts, total = () if context is None else (context,), 0
         for layer in reversed(self._layers):
             x, log_det = layer.forward(x, *contexts)
-            total += log_det
+            total += self._summed(log_det, layer)
         return x, total
+
+    def _summed(self, log_det: tf.Tensor, layer: Layer) -> tf.Tensor:
+        extra = self._ndims - layer.bijector.forward_min_event_ndims
+        return tf.reduce_sum(log_det, list(range(-extra, 0))) if extra else log_det
+
+    def _forward_event_shape(self, shape: tf.TensorShape) -> tf.TensorShape:
+        for layer in reversed(self._layers):
+            own = layer.bijector
+            by = own.inverse_event_shape if layer.inverted else own.forward_event_shape
+            shape = by(shape)
+        return shape
+
+    def _inverse_event_shape(self, shape: tf.TensorShape) -> tf.TensorShape:
+        for layer in self._layers:
+            own = layer.bijector
+            by = own.forward_event_shape if layer.inverted else own.inverse_event_shape
+            shape = by(shape)
+        return shape
 
     def _inverse_and_log_det(self, y: tf.Tensor, context: tf.Tensor | None = None) -> Pair:
         arrived: list[tf.Tensor] = []
@@ -91,7 +111,7 @@ class Reversible(Bijector):
                 total = 0
                 for layer in self._layers:
                     y, log_det = layer.inverse(y, *contexts)
-                    total += log_det
+                    total += self._summed(log_det, layer)
 
             def backward(*gradients: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> Any:
                 if not arrived:  # Asked for while the inverse is still being recorded.
@@ -123,7 +143,10 @@ class Reversible(Bijector):
         for layer in reversed(self._layers):
             # Else a graph would rebuild all layers first, and hold them all.
             x, *own_contexts = _after(done, x, *contexts)
-            x, own_variables, done = _back(layer, x, own_contexts, gradient, by_log_det)
+            by_own = by_log_det
+            for _ in range(self._ndims - layer.bijector.forward_min_event_ndims):
+                by_own = by_own[..., None]  # Each position counts; shapes broadcast below.
+            x, own_variables, done = _back(layer, x, own_contexts, gradient, by_own)
             gradient, *found = done
             by_context = [
                 _sum(*pair) for pair in zip(by_context, found[: len(contexts)], strict=True)
@@ -151,6 +174,7 @@ def _back(
             y = tf.identity(forward(x)[0])  # Never `x` itself, whose gradient is another one.
         tape.watch(y)
         outputs = inverse(y)
+        by_log_det = tf.broadcast_to(by_log_det, tf.shape(outputs[1]))
     variables = tape.watched_variables()
     sources = [x, y, *contexts, *variables]
     by_x, by_y, *others = tape.gradient(outputs, sources, [gradient, by_log_det])

@@ -25,6 +25,7 @@ from tfp_flows.flows.couplings import (
     nice,
     real_nvp,
 )
+from tfp_flows.flows.images import glow
 from tfp_flows.flows.masked_autoregressive import (
     autoregressive,
     autoregressive_spline,
@@ -42,11 +43,13 @@ from tfp_flows.flows.parametric import (
     radial,
     sylvester,
 )
+from tfp_flows.flows.sounds import waveglow
 from tfp_flows.flows.splines import (
     circular_spline,
     elementwise_spline,
     neural_spline,
 )
+from tfp_flows.flows.tokens import guided, tarflow
 
 __all__ = [
     "autoregressive",
@@ -57,6 +60,8 @@ __all__ = [
     "elementwise_spline",
     "flow_plus_plus",
     "get",
+    "glow",
+    "guided",
     "iaf",
     "maf",
     "naf",
@@ -68,16 +73,19 @@ __all__ = [
     "real_nvp",
     "sum_of_squares",
     "sylvester",
+    "tarflow",
     "umnn",
+    "waveglow",
 ]
 
-# All but those that take a transformer, and the two functions below.
+_OF_GRIDS = ("glow", "tarflow", "waveglow")
+# Of vectors: all but those that take a transformer or a shape, and the two functions below.
 _FAMILIES: dict[str, Callable[..., Flow]] = {
     name: globals()[name]
     for name in __all__
-    if name not in ("autoregressive", "coupling", "get", "names")
+    if name not in ("autoregressive", "coupling", "get", "guided", "names", *_OF_GRIDS)
 }
-Flow.default_names.update(_FAMILIES)
+Flow.default_names.update(_FAMILIES, _OF_GRIDS)
 
 
 def names() -> list[str]:

@@ -125,6 +125,7 @@ class FlowModel(SavableModel):
         self.event_shape = distribution.event_shape
         self.context_size = context_size_of(distribution)
         self.context_shape = context_shape_of(distribution)
+        self.has_probabilities = bool(np.all(getattr(distribution, "steps", 0)))
         owned = {v.value.ref() for layer in self.conditioners for v in layer.variables}
         claim(16, *self.event_shape)
         given = distribution
@@ -144,15 +145,15 @@ class FlowModel(SavableModel):
         )
         self.event_standardizer.build((None, *self.event_shape))  # For `summary` to know shapes.
         self.context_standardizer = None
-        embedded = any(isinstance(part, Embedding) for part in distribution.submodules)
-        if self.context_size is not None and not embedded:
+        self._embeddings = [m for m in distribution.submodules if isinstance(m, Embedding)]
+        if self.context_shape is not None and not self._embeddings:
             self.context_standardizer = Standardizer(
-                [self.context_size],
+                self.context_shape,
                 dtype=dtype,
                 name="context_standardizer",
                 may_be_constant=True,
             )
-            self.context_standardizer.build((None, self.context_size))
+            self.context_standardizer.build((None, *self.context_shape))
         self._has_started = False  # Whether no bijector awaits data any more.
         self.built = True
 
@@ -210,11 +211,13 @@ class FlowModel(SavableModel):
             check_varies(constant, self.event_dtype, name, getattr(events, "columns", None))
         if context is not None and self.context_standardizer is not None:
             self.context_standardizer.adapt(context, "x", scale=scale)
+        for embedding in self._embeddings:
+            embedding.adapt(context)
         if not raw:
             check_support(self, context, events, name)
-        warn_of_ties(events, steps=steps)
+        warn_of_ties(events, steps=None if steps is None else np.ravel(steps))
         self._initialize_from_data(context, events, again=True, scale=scale)
-        if raw:
+        if raw and self.event_shape.rank == 1:  # A pixel that is rarely bright is no mistake.
             warn_of_raw_outliers(self.distribution, events, name)
 
     def _initialize_from_data(
@@ -258,10 +261,17 @@ class FlowModel(SavableModel):
         return log_prob + self.event_standardizer.log_det()
 
     def sample(
-        self, n: int | Sequence[int] = (), context: Any | None = None, seed: Any | None = None
+        self,
+        n: int | Sequence[int] = (),
+        context: Any | None = None,
+        seed: Any | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> tf.Tensor:
         """Draw events in data units: `(n, D)`, or `(n, *batch, D)` with context `(*batch, C)`."""
         given = {} if context is None else {"context": self.standardize_context(context)}
+        if temperature != 1.0:  # As in `Flow.sample`.
+            given["temperature"] = temperature
         z = self.distribution.sample(n, seed=stateless_seed(seed), **given)
         return self.event_standardizer.inverse(z)
 

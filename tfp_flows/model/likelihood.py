@@ -35,6 +35,7 @@ class Likelihood(StepsAtATime):
     event_dtype: str
     event_shape: tf.TensorShape
     context_shape: tuple[int, ...] | None
+    has_probabilities = False  # Whether all columns are rounded: the loss is of a probability.
 
     def log_prob(self, x: Any, context: Any | None = None) -> tf.Tensor:
         """Log-density in nats at events `x`, given `context`."""

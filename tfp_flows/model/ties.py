@@ -52,7 +52,7 @@ def tied_columns(x: Any) -> list[tuple[int, float, float | None]]:
 
 
 def warn_of_ties(
-    x: Any, names: Sequence[str] | None = None, *, steps: Sequence[float] | None = None
+    x: Any, names: Sequence[str] | None = None, *, steps: Sequence[float] | np.ndarray | None = None
 ) -> None:
     """Warn, with a `TiedValuesWarning`, of the columns that `tied_columns` finds in `x`.
 
@@ -61,7 +61,8 @@ def warn_of_ties(
       names: names of the columns; those of a DataFrame, or their numbers, by default.
       steps: steps of columns that are dequantized already, 0 for others: they are left out.
     """
-    known = [0.0] * math.prod(np.shape(x)[1:]) if steps is None else list(steps)
+    size = math.prod(np.shape(x)[1:])
+    known = [0.0] * size if steps is None else list(np.broadcast_to(steps, [size]))
     tied = [found for found in tied_columns(x) if not known[found[0]]]
     if not tied:
         return

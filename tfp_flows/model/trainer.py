@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_flows.distributions.dequantized import bits_per_dim
 from tfp_flows.model import arguments
 from tfp_flows.model.arrays import is_array
 from tfp_flows.model.data import (
@@ -157,7 +158,8 @@ class MaximumLikelihood(Likelihood):
     ) -> float | dict[str, float]:
         """Mean negative log-likelihood of `x`, or of `y` given the context `x`, in nats.
 
-        As everywhere in Keras, weighted rows are summed and divided by their number.
+        As everywhere in Keras, weighted rows are summed and divided by their number. With
+        `return_dict=True`, of a distribution of rounded values, there is `bits_per_dim`, too.
         """
         x, y, sample_weight = check_inputs(x, y, sample_weight)
         arguments.check_batch_size(batch_size)
@@ -167,7 +169,7 @@ class MaximumLikelihood(Likelihood):
         # Validation by `fit` goes on as training does.
         single = contextlib.nullcontext() if keras_internal else self._single_steps()
         with self._floatx(), single:
-            return super().evaluate(
+            result = super().evaluate(
                 x,
                 y,
                 batch_size=batch_size,
@@ -178,6 +180,9 @@ class MaximumLikelihood(Likelihood):
                 return_dict=return_dict,
                 **keras_internal,
             )
+        if return_dict and self.has_probabilities:
+            result["bits_per_dim"] = bits_per_dim(result["loss"], self.event_shape)
+        return result
 
     def predict(
         self,

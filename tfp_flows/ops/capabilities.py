@@ -3,10 +3,11 @@
 Bijectors, transformers, layers and distributions say by attributes what may be done with them. The
 defaults are safe: a part that says nothing is used correctly, only not in the fastest way.
 
-context_size: width of the context, or `None`; on bijectors and distributions. A conditional
-  distribution has a method `given(context)`, too.
+context_size: width of the context, or its shape, or `None`; on bijectors and distributions. A
+  conditional distribution has a method `given(context)`, too.
 needs_raw_data: whether data must come in their own units, not standardized before.
-adapt: a method for data-dependent initialization.
+adapt: a method for data-dependent initialization; with `adapts_layers`, that of layers inside,
+  it takes `context` and `again`, too.
 is_initialized: false as long as `adapt` has to see the first batch of training.
 
 Four more are about how a class computes. A class states them in its own body, as class attribute or
@@ -28,12 +29,14 @@ from typing import Any, Protocol, runtime_checkable
 import keras
 from tensorflow_probability import bijectors as tfb
 
+from tfp_flows.ops.grids import Size
 from tfp_flows.ops.internals import InvertBase, knows_whether_increasing
 
 __all__ = [
     "Adaptable",
     "Conditional",
     "ConditionalDistribution",
+    "adapt_part",
     "awaits_data",
     "context_size_of",
     "has_closed_inverse",
@@ -49,9 +52,9 @@ __all__ = [
 
 @runtime_checkable
 class Conditional(Protocol):
-    """What may take context, a vector of `context_size` numbers, or none if that is `None`."""
+    """What may take context, of `context_size`, or none if that is `None`."""
 
-    context_size: int | None
+    context_size: Size | None
 
 
 @runtime_checkable
@@ -73,6 +76,13 @@ class Adaptable(Protocol):
 @runtime_checkable
 class _Initializable(Adaptable, Protocol):
     is_initialized: bool
+
+
+@runtime_checkable
+class _AdaptsLayers(Protocol):
+    adapts_layers: bool
+
+    def adapt(self, y: Any, context: Any, *, again: bool) -> None: ...
 
 
 @runtime_checkable
@@ -119,8 +129,8 @@ _KERAS_INDEPENDENT = (
 _KERAS_STATEFUL = (keras.layers.BatchNormalization, keras.layers.SpectralNormalization)
 
 
-def context_size_of(part: Any) -> int | None:
-    """Width of the context that a bijector or a distribution takes itself, or None."""
+def context_size_of(part: Any) -> Size | None:
+    """Width, or shape, of the context that a bijector or a distribution takes itself, or None."""
     return part.context_size if isinstance(part, Conditional) else None
 
 
@@ -132,6 +142,23 @@ def needs_raw_data(part: Any) -> bool:
 def awaits_data(part: Any) -> bool:
     """Whether `adapt` has to see the first batch of training."""
     return isinstance(part, _Initializable) and not part.is_initialized
+
+
+def adapt_part(part: Any, y: Any, context: Any, *, again: bool) -> None:
+    """Data-dependent initialization of a part, if it has one.
+
+    Args:
+      part: any part of a flow.
+      y: events at the data's end of the part.
+      context: that of the flow, if it has one.
+      again: whether what was adapted before goes again.
+    """
+    if not isinstance(part, Adaptable) or not (again or awaits_data(part)):
+        return
+    if isinstance(part, _AdaptsLayers):
+        part.adapt(y, context if context_size_of(part) is not None else None, again=again)
+    else:
+        part.adapt(y)
 
 
 def has_closed_inverse(part: Any) -> bool:

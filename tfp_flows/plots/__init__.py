@@ -11,8 +11,8 @@ The arguments that they share, and a ValueError that names the argument if one i
     vectors (D,) or numbers (D = 1), without a batch shape.
   data: array or data frame, (N, D), or (N,) if D = 1.
   context: what the flow is conditioned on, (C,). `samples` and `marginals` also take (N, C) and
-    draw from these N conditionals in turn, as it takes to be compared with `data`.
-  columns: names of all D columns (a data frame has its own), or indices of the columns to draw.
+    draw from these N in turn, as it takes to be compared with `data`.
+  columns: names of all D columns (a data frame has its own), or indices of those to draw.
   extent: limits, (left, right) in 1-D and (left, right, bottom, top) in 2-D. Unless given, they
     hold the bulk of the samples and of the data: outliers don't count.
   resolution: points along each axis at which the density is evaluated.
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tfp_flows.plots import images
 from tfp_flows.plots.drawing import (
     DATA_COLOR,
     FLOW_COLOR,
@@ -67,14 +68,14 @@ def stages(
 ) -> Figure:
     """Draw the distribution after 0, 1, ..., K bijectors: how the flow gets its shape.
 
-    One panel a stage, with the bijector that leads to it as title: "0: base", "1: ShiftAndCube",
+    One panel a stage, by the name of the bijector that leads to it: "0: base", "1: ShiftAndCube",
     all within the same limits. 1-D: the exact density, over a histogram of samples. 2-D: the exact
-    density as a heat map; colours run from 0 to the largest density of each panel by itself, for
-    stages differ by factors. More dimensions: samples of two columns.
+    density as a heat map; colours run from 0 to the largest density of each panel by itself. More
+    dimensions: samples of two columns. Images: strips, each in a scale of grey of its own.
 
     Args:
       flow: a `Flow`, a `tfd.TransformedDistribution`, or a `FlowModel` of one (drawn in the
-        standardized units in which its bijectors work). A `tfb.Chain` is taken apart.
+        standardized units of its bijectors). A `tfb.Chain` is taken apart.
       kind: "samples" draws the same `n` points at each stage, coloured by the quadrant of the base
         that they come from, which shows where each goes. Unless given, "density" if D <= 2.
       columns: indices of the two columns to draw, if D > 2.
@@ -94,6 +95,8 @@ def stages(
         raise ValueError(f"`kind` must be 'density' or 'samples'. Received: kind={kind!r}")
     if max_stages < 2:
         raise ValueError(f"`max_stages` must be at least 2. Received: max_stages={max_stages}")
+    if images.is_of_images(flow):
+        return images.draw_stages(flow, context, min(n, 8), max_stages, seed, ax)
     every = named_stages(flow, context)
     shown = np.linspace(0, len(every) - 1, min(max_stages, len(every))).round().astype(int)
     # One seed for all: row i of every stage's samples is the same point of the base, pushed on.
@@ -192,19 +195,20 @@ def samples(
     context: Any = None,
     columns: Sequence[str] | Sequence[int] | None = None,
     seed: int = 0,
+    temperature: float = 1.0,
     ax: Any = None,
 ) -> Figure:
     """Draw samples and data within the same limits.
 
     1-D: histograms. 2-D: two panels, or both in one if `ax` is one Axes. More dimensions: a grid
     with a panel for each pair of columns, samples below its diagonal and data above it, and
-    histograms of both on it.
+    histograms of both on it. Images: grids; given (N, C), a row of samples for every context.
 
     Args:
-      flow: of any number of dimensions.
       data: `n` rows of it at most are drawn, evenly spaced.
       n: number of samples. Unless given, as many as there are rows of data, 1,000 at most.
       columns: names or indices; the first four are drawn unless indices are given.
+      temperature: of images, as in `Flow.sample`.
       context, seed, ax: see the module; a grid of k columns takes k * k Axes.
 
     Returns:
@@ -213,6 +217,8 @@ def samples(
     Example:
       >>> plots.samples(model, x, n=2000)
     """
+    if images.is_of_images(flow):
+        return images.draw_samples(flow, data, n, context, seed, temperature, ax)
     view = View(flow, context, 1000 if n is None else n, seed, mixture=True)
     data, chosen, names = read_table(data, columns, view.size, at_most=4)
     rows = len(data) if n is None and data is not None else None

@@ -85,15 +85,17 @@ def named_stages(flow: Any, context: Any) -> list[tuple[str, tfd.Distribution]]:
     if not hasattr(flow, "stages"):
         flow = Flow(distribution.distribution, distribution.bijector)
 
-    def title(bijector: tfb.Bijector) -> str:
-        kind = type(bijector).__name__.lstrip("_")  # TFP has both `Invert` and `_Invert`.
-        if kind == "Invert":
-            return f"inverse of {title(bijector.bijector)}"
-        given = bijector.name.rstrip("_0123456789").replace("_", "") != kind.lower()
-        return bijector.name if given else kind
-
-    titles = ["base", *(title(step) for step in reversed(flatten_chain(distribution.bijector)))]
+    titles = ["base", *map(title_of, reversed(flatten_chain(distribution.bijector)))]
     return list(zip(titles, flow.stages(context), strict=True))
+
+
+def title_of(bijector: tfb.Bijector) -> str:
+    """What a picture calls a bijector: the name that it was given, or its kind."""
+    kind = type(bijector).__name__.lstrip("_")  # TFP has both `Invert` and `_Invert`.
+    if kind == "Invert":
+        return f"inverse of {title_of(bijector.bijector)}"
+    given = bijector.name.rstrip("_0123456789").replace("_", "") != kind.lower()
+    return bijector.name if given else kind
 
 
 def read_table(

@@ -53,16 +53,17 @@ def _batch_shapes(case: Case) -> None:
     """Every batch shape gives, row by row, what a matrix of events gives."""
     event, n = case.x.shape[1:], case.x.shape[0] // 2 * 2
     y, log_det = case.map(case.x)
+    image = y.shape[1:]
     for batch in ((), (1,), (n // 2, 2), (1, n, 1)):
         count = int(np.prod(batch))
         kwargs = {
-            name: tf.reshape(value[:count], [*batch, value.shape[-1]])
+            name: tf.reshape(value[:count], [*batch, *value.shape[1:]])
             for name, value in case.kwargs.items()
         }
         part = Case(subject=case.subject, x=case.x, kwargs=kwargs, tolerance=case.tolerance)
         x = tf.reshape(case.x[:count], [*batch, *event])
         found, found_log_det = part.map(x)
-        expected = np.reshape(y[:count], [*batch, *event])
+        expected = np.reshape(y[:count], [*batch, *image])
         check_close(case, "batch shapes", found, expected, x)
         check_close(case, "batch shapes", found_log_det, np.reshape(log_det[:count], batch), x)
 
@@ -122,7 +123,8 @@ def _finite(case: Case) -> None:
 def _not_finite(case: Case, direction: str, extremes: Sequence[float]) -> tuple[str, Any] | None:
     """The first of value, log-det and gradients that is not finite, and what it holds instead."""
     count = len(extremes)
-    events = [tf.fill(case.x.shape, tf.cast(extreme, case.x.dtype)) for extreme in extremes]
+    shape = case.x.shape if direction == "forward" else case.map(case.x)[0].shape
+    events = [tf.fill(shape, tf.cast(extreme, case.x.dtype)) for extreme in extremes]
     x = tf.concat(events, axis=0)
     kwargs = {name: tf.concat([value] * count, axis=0) for name, value in case.kwargs.items()}
     repeated = Case(subject=case.subject, x=x, kwargs=kwargs, tolerance=case.tolerance)

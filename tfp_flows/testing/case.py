@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tfp_flows import serialization
-from tfp_flows.networks import AutoregressiveConditioner, Conditioner
+from tfp_flows.networks import AutoregressiveConditioner, CausalConditioner, Conditioner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +95,7 @@ def count_calls(run: Callable[[], Any]) -> dict[int, int]:
         mock.patch.object(
             AutoregressiveConditioner, "solve", counted(AutoregressiveConditioner.solve)
         ),
+        mock.patch.object(CausalConditioner, "solve", counted(CausalConditioner.solve)),
     ):
         tf.function(run).get_concrete_function()
     return calls

@@ -91,7 +91,7 @@ def _flow_modes(case: Case) -> None:
 def _integral(case: Case) -> None:
     """In one and two dimensions, the density integrates to 1."""
     size = case.x.shape[-1]
-    if size > 2:
+    if size > 2 or case.event_ndims > 1:
         return
     flow = case.subject
     if case.kwargs:
