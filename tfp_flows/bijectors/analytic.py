@@ -64,7 +64,7 @@ class _PlaneMap(Bijector):
     """What the maps of the plane share: events of shape (2,), one scalar parameter, log-det 0."""
 
     def _tensors(self, x: tf.Tensor, parameter: Scalar) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        check_event_size(self, x, 2)
+        x = check_event_size(self, x, 2)
         return x[..., 0], x[..., 1], tf.convert_to_tensor(parameter, x.dtype)
 
     @staticmethod

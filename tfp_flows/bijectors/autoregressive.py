@@ -151,7 +151,7 @@ class MaskedAutoregressive(Bijector):
         return y, mark_missing(tf.reduce_sum(log_det, -1), context)
 
     def _check(self, x: tf.Tensor, context: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor | None]:
-        check_event_size(self, x, self.event_size)
+        x = check_event_size(self, x, self.event_size)
         context = check_context(self, context, x.dtype)
         return x if context is None else match_batch(x, context), context
 

@@ -197,24 +197,32 @@ def mark_missing(
     return tf.where(missing, tf.constant(np.nan, log_det.dtype), log_det)
 
 
-def check_event_size(bijector: tfb.Bijector, x: tf.Tensor, event_size: int) -> None:
-    """Raise a ValueError unless the last axis of `x` has `event_size` entries."""
-    if x.shape.rank == 0 or x.shape[-1] not in (None, event_size):
+def check_event_size(bijector: tfb.Bijector, x: tf.Tensor, event_size: int) -> tf.Tensor:
+    """Return events whose last axis is known to have `event_size` entries.
+
+    Raises:
+      ValueError: it has another number, or even how many axes there are is not known. Of an axis
+        that is not known before a graph runs, TensorFlow raises an InvalidArgumentError then.
+    """
+    rank = x.shape.rank
+    if rank == 0 or (rank and x.shape[-1] not in (None, event_size)):
         raise ValueError(
             f"{type(bijector).__name__} needs events of size {event_size} on the last axis. "
             f"Received: shape={tuple(x.shape)}"
         )
+    return check_events_on_grid(bijector, x, (event_size,))
 
 
-def check_grid_events(
+def check_events_on_grid(
     bijector: tfb.Bijector, x: tf.Tensor, shape: tuple[int | None, ...]
 ) -> tf.Tensor:
-    """Return events with what is known of their shape; raise a ValueError unless it is `shape`."""
+    """Return events whose last axes are known to be `shape`; raise as `check_event_size` does."""
     rank = x.shape.rank
     if rank is None:
-        return x
-    if len(shape) == 1 and rank:
-        check_event_size(bijector, x, shape[0] or 0)
+        raise ValueError(
+            f"{type(bijector).__name__} needs events whose number of axes is known before a graph "
+            "runs: call `tf.ensure_shape` on them. Received: a tensor of unknown shape"
+        )
     batch = x.shape[: max(rank - len(shape), 0)]
     event = x.shape[len(batch) :]
     if not event.is_compatible_with(shape):

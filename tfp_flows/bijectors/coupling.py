@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfp_flows.bijectors.base import (
     Bijector,
     check_context,
-    check_grid_events,
+    check_events_on_grid,
     mark_missing,
 )
 from tfp_flows.bijectors.elementwise import check_structure
@@ -182,7 +182,7 @@ class Coupling(Bijector):
     def _transform(
         self, x: tf.Tensor, context: tf.Tensor | None, direction: Callable[..., Pair]
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        x = check_grid_events(self, x, (*self.grid, self.event_size))
+        x = check_events_on_grid(self, x, (*self.grid, self.event_size))
         context = check_context(self, context, x.dtype)
         if context is not None:
             x = match_batch(x, context, ndims=1 + len(self.grid), other_ndims=self._context_ndims)

@@ -76,16 +76,17 @@ class Elementwise(Bijector):
         return self.transformer.is_monotone
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x = check_event_size(self, x, self.event_size)
         y, log_det = self.transformer.forward(x, self._parameters_for(x))
         return y, tf.reduce_sum(log_det, -1)
 
     def _inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        y = check_event_size(self, y, self.event_size)
         x, log_det = self.transformer.inverse(y, self._parameters_for(y))
         return x, tf.reduce_sum(log_det, -1)
 
     def _parameters_for(self, x: tf.Tensor) -> tf.Tensor:
         """The parameters with as many batch dimensions as `x` has, all of size 1."""
-        check_event_size(self, x, self.event_size)
         ones = [1] * (x.shape.rank - 1)
         return tf.reshape(self.transformer_parameters, [*ones, *self.transformer_parameters.shape])
 

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_flows.bijectors.base import Bijector, check_context, check_grid_events
+from tfp_flows.bijectors.base import Bijector, check_context, check_events_on_grid
 from tfp_flows.bijectors.coupling import Coupling
 from tfp_flows.bijectors.transformers import Affine
 from tfp_flows.bijectors.transformers.base import Pair
@@ -253,7 +253,7 @@ class MultiScale(Bijector):
           context: as in `forward`, if there is one.
           again: whether those go again that were adapted before.
         """
-        y = check_grid_events(self, tf.convert_to_tensor(y, dtype=self.dtype), self.event_size)
+        y = check_events_on_grid(self, tf.convert_to_tensor(y, dtype=self.dtype), self.event_size)
         context = check_context(self, context, y.dtype)
         y, _ = self._halves(y)
         for layer in self.layers:
@@ -282,7 +282,7 @@ class MultiScale(Bijector):
     def _checked(
         self, x: tf.Tensor, context: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        x = check_grid_events(self, x, self.event_size)
+        x = check_events_on_grid(self, x, self.event_size)
         context = check_context(self, context, x.dtype)
         if context is not None:
             ndims = event_rank(self.context_size)

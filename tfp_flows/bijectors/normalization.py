@@ -106,12 +106,12 @@ class ActNorm(Bijector):
         self.initialized.assign(True)
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        check_event_size(self, x, self.event_size)
+        x = check_event_size(self, x, self.event_size)
         y = x * tf.exp(self.log_scale) + self.shift
         return y, self._log_det(y)
 
     def _inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        check_event_size(self, y, self.event_size)
+        y = check_event_size(self, y, self.event_size)
         x = (y - self.shift) * tf.exp(-self.log_scale)
         return x, -self._log_det(x)
 

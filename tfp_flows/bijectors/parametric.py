@@ -100,7 +100,7 @@ class Parametric(Bijector):
     def _transform(
         self, x: tf.Tensor, context: tf.Tensor | None, direction: Callable[..., Pair]
     ) -> Pair:
-        check_event_size(self, x, self.event_size)
+        x = check_event_size(self, x, self.event_size)
         context = check_context(self, context, x.dtype)
         if context is not None:
             x = match_batch(x, context)

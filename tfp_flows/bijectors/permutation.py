@@ -79,5 +79,5 @@ class Permutation(Bijector):
         return self._reorder(y, self._restore)
 
     def _reorder(self, x: tf.Tensor, order: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
-        check_event_size(self, x, self.event_size)
+        x = check_event_size(self, x, self.event_size)
         return tf.gather(x, order, axis=-1), tf.zeros_like(x[..., 0])

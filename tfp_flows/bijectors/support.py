@@ -101,12 +101,12 @@ class Support(Bijector):
         super().__init__(parameters=parameters, dtype=dtype)
 
     def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        check_event_size(self, x, self.event_size)
+        x = check_event_size(self, x, self.event_size)
         y, log_slopes = self._map.constrain(x * self.scale + self.shift)
         return y, tf.reduce_sum(log_slopes + tf.math.log(self.scale), -1)
 
     def _inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        check_event_size(self, y, self._map.output_size)
+        y = check_event_size(self, y, self._map.output_size)
         u, log_slopes = self._map.unconstrain(y)
         log_det = -tf.reduce_sum(log_slopes + tf.math.log(self.scale), -1)
         inside = tf.reduce_all(self._map.inside(y), -1)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_flows.bijectors.base import Bijector, check_context, check_grid_events, mark_missing
+from tfp_flows.bijectors.base import Bijector, check_context, check_events_on_grid, mark_missing
 from tfp_flows.bijectors.elementwise import check_structure
 from tfp_flows.bijectors.transformers import Transformer
 from tfp_flows.bijectors.transformers.base import Pair
@@ -158,7 +158,7 @@ class TokenAutoregressive(Bijector):
         self, x: tf.Tensor, context: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor | None, Any]:
         """Events in their order and context, checked, with one batch axis; and the shape before."""
-        x = check_grid_events(self, x, self.event_size)
+        x = check_events_on_grid(self, x, self.event_size)
         context = check_context(self, context, x.dtype)
         if context is not None:
             ndims = self._context_ndims

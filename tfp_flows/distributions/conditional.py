@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows.ops.capabilities import ConditionalDistribution, context_size_of
-from tfp_flows.ops.checks import as_real, check_context
+from tfp_flows.ops.checks import as_events, check_context
 from tfp_flows.ops.copies import Copyable
 from tfp_flows.ops.grids import Size, check_shape
 from tfp_flows.ops.seeds import is_stateless_seed, stateless_seed
@@ -71,13 +71,13 @@ class Conditional(Copyable, tfd.Distribution):
 
         `-inf` outside the support.
         """
-        value = as_real(value, self.dtype, "value")
+        value = as_events(value, self.event_shape, self.dtype)
         given = self.given(context)
         return super().log_prob(value, name=name) if given is self else given.log_prob(value)
 
     def prob(self, value: Any, context: Any | None = None, name: str = "prob") -> tf.Tensor:
         """Density at `value`: the exponential of `log_prob`."""
-        value = as_real(value, self.dtype, "value")
+        value = as_events(value, self.event_shape, self.dtype)
         given = self.given(context)
         return super().prob(value, name=name) if given is self else given.prob(value)
 

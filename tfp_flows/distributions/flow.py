@@ -28,7 +28,7 @@ from tfp_flows.distributions.temperature import with_temperature
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.embedding import Embedding
 from tfp_flows.ops.capabilities import context_size_of, needs_raw_data
-from tfp_flows.ops.checks import as_real
+from tfp_flows.ops.checks import as_events, as_real
 from tfp_flows.ops.internals import TransformedDistributionBase, is_injective
 
 __all__ = ["Flow"]
@@ -182,13 +182,14 @@ class Flow(Conditional, AffineMoments, TransformedDistributionBase):
     def log_prob(self, value: Any, context: Any | None = None, name: str = "log_prob") -> tf.Tensor:
         """Log-density in nats at `value`, `(..., D)`, given `context`, `(..., C)`, if there is one.
 
-        `-inf` outside the support.
+        `-inf` outside the support, at its edges, and at single points where the density would be
+        infinite, as 0 is over `tfb.Power(3.0)`.
         """
 
         def of_chunk(value: tf.Tensor, context: Any | None = None) -> tf.Tensor:
             return super(Flow, self).log_prob(value, context, name)
 
-        value = as_real(value, self.dtype, "value")
+        value = as_events(value, self.event_shape, self.dtype)
         if not is_batch_independent(self):
             return of_chunk(value, context)
         if context is None:

@@ -42,7 +42,7 @@ def glow(
     of the channels leave: they are normal given the others (`MultiScale`). A level whose grid is
     odd is not squeezed.
 
-    Both directions cost one call of every network. Starts as a rotation of channels.
+    Both directions cost one call of every network. Starts as a permutation of channels.
 
     Shapes: events `event_shape`, `(H, W, C)`, in any unit: `FlowModel.adapt`, or the first batch of
     training, initializes all layers from data. Context `(..., context_size)`, a class as one number

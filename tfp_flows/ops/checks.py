@@ -12,7 +12,26 @@ import tensorflow as tf
 from tfp_flows.ops.limits import check_size
 from tfp_flows.ops.seeds import check_seed
 
-__all__ = ["as_real", "check_context", "check_events", "floating", "permutation", "positive_int"]
+__all__ = [
+    "as_events",
+    "as_real",
+    "check_context",
+    "check_events",
+    "floating",
+    "permutation",
+    "positive_int",
+]
+
+
+# By NumPy's letter for the kind of a dtype.
+_NO_NUMBERS = {
+    "O": "Python objects",
+    "c": "complex numbers",
+    "M": "dates",
+    "m": "times",
+    "U": "text",
+    "S": "text",
+}
 
 
 def positive_int(value: int, name: str) -> int:
@@ -60,8 +79,9 @@ def as_real(value: Any, dtype: tf.DType, name: str) -> tf.Tensor:
         names it.
     """
     try:
-        if isinstance(value, np.ndarray) and value.dtype == object:
-            raise TypeError("an array of Python objects")  # NumPy would read None as NaN.
+        kind = value.dtype.kind if isinstance(value, np.ndarray | np.generic) else "f"
+        if kind in _NO_NUMBERS:  # TensorFlow would read None as NaN, and drop imaginary parts.
+            raise TypeError(f"an array of {_NO_NUMBERS[kind]}")
         if np.ma.is_masked(value):
             raise TypeError("some values are masked")  # TensorFlow would read what is behind.
         tensor = tf.convert_to_tensor(value, dtype_hint=dtype)
@@ -75,6 +95,30 @@ def as_real(value: Any, dtype: tf.DType, name: str) -> tf.Tensor:
             f"`{name}` must hold real numbers. Received: {name} of dtype {tensor.dtype.name}"
         )
     return tf.cast(tensor, dtype)
+
+
+def as_events(value: Any, event_shape: tf.TensorShape, dtype: tf.DType) -> tf.Tensor:
+    """Return events as a tensor of `dtype` whose last axes are known to be `event_shape`.
+
+    Sizes that differ are left to those who know what broadcasts, unless they are not known before
+    a graph runs: then TensorFlow raises an InvalidArgumentError when it does.
+
+    Raises:
+      TypeError: as in `as_real`.
+      ValueError: there are fewer axes than an event has, or it is not known how many.
+    """
+    value = as_real(value, dtype, "value")
+    rank, ndims = value.shape.rank, event_shape.rank
+    if not ndims:
+        return value
+    if rank is None or rank < ndims:
+        need = ", ".join(map(str, ("...", *event_shape)))
+        received = "a tensor of unknown shape" if rank is None else f"shape={tuple(value.shape)}"
+        raise ValueError(f"`value` must hold events, of shape ({need}). Received: {received}")
+    event = value.shape[rank - ndims :]
+    if event.is_fully_defined() or not event.is_compatible_with(event_shape):
+        return value
+    return tf.ensure_shape(value, [*value.shape[: rank - ndims], *event.merge_with(event_shape)])
 
 
 def check_events(distribution: Any, value: tf.Tensor) -> None:
