@@ -30,7 +30,7 @@ from tfp_flows.ops.feature_major import (
     select_features,
     to_feature_major,
 )
-from tfp_flows.ops.grids import Size, check_shape, event_rank, one_batch_axis
+from tfp_flows.ops.grids import Size, check_shape, context_rank, one_batch_axis
 from tfp_flows.ops.internals import prefer_static as ps
 
 __all__ = ["Coupling"]
@@ -122,7 +122,7 @@ class Coupling(Bijector):
         *grid, self.event_size = shape
         self.grid = tuple(grid)
         self.context_size = context_size
-        self._context_ndims = event_rank(context_size)
+        self._context_ndims = context_rank(context_size)
         self.transformer = transformer
         self.needs_raw_data = transformer.needs_raw_data
         self.mask = _mask(shape, mask, flip, may_keep_none=context_size is not None)

@@ -16,7 +16,7 @@ from tfp_flows.bijectors.transformers.base import Pair
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.ops.capabilities import adapt_part, awaits_data, context_size_of, has_closed_inverse
 from tfp_flows.ops.checks import positive_int
-from tfp_flows.ops.grids import Size, check_shape, event_rank, squeeze, unsqueeze
+from tfp_flows.ops.grids import Size, check_shape, context_rank, squeeze, unsqueeze
 from tfp_flows.ops.internals import prefer_static as ps
 
 __all__ = ["MultiScale", "Squeeze"]
@@ -285,7 +285,7 @@ class MultiScale(Bijector):
         x = check_events_on_grid(self, x, self.event_size)
         context = check_context(self, context, x.dtype)
         if context is not None:
-            ndims = event_rank(self.context_size)
+            ndims = context_rank(self.context_size)
             x = match_batch(x, context, ndims=self._ndims, other_ndims=ndims)
         return x, context
 

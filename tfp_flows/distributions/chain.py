@@ -13,7 +13,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_flows.bijectors.base import Bijector
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.ops.capabilities import context_size_of, is_monotone
-from tfp_flows.ops.grids import Size, event_rank
+from tfp_flows.ops.grids import Size, context_rank
 from tfp_flows.ops.internals import ChainBase, InvertBase
 
 __all__ = ["Given", "flatten_chain", "shared_context_size"]
@@ -83,7 +83,7 @@ class Given(Bijector):
         parameters = dict(locals())
         self.bijector = bijector
         self.context = context
-        self.context_ndims = event_rank(shared_context_size(bijector)) or 1
+        self.context_ndims = context_rank(shared_context_size(bijector)) or 1
         self._kwargs = _context_kwargs(bijector, context)
         super().__init__(
             forward_min_event_ndims=bijector.forward_min_event_ndims,

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.internals import prefer_static as ps
 
-__all__ = ["Grid", "Size", "check_shape", "event_rank", "one_batch_axis", "squeeze", "unsqueeze"]
+__all__ = ["Grid", "Size", "check_shape", "context_rank", "one_batch_axis", "squeeze", "unsqueeze"]
 
 Grid = tuple[int | None, ...]
 # Of a vector its width; of what lies on a grid its shape, with None for lengths that may vary.
@@ -35,9 +35,9 @@ def check_shape(size: Any, name: str) -> tuple[Any, ...]:
     return (*lengths, positive_int(channels, name))
 
 
-def event_rank(size: Size | None) -> int:
-    """How many axes a size stands for, none if it is None."""
-    return 0 if size is None else len(check_shape(size, "size"))
+def context_rank(size: Size | None) -> int:
+    """How many axes one context has by its size, none if that is None."""
+    return 0 if size is None else len(check_shape(size, "context_size"))
 
 
 def one_batch_axis(x: tf.Tensor, ndims: int) -> tf.Tensor:
