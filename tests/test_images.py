@@ -303,3 +303,9 @@ def test_sounds_of_any_length():
         y = layer.forward(x)
         np.testing.assert_allclose(layer.inverse(tf.identity(y)), x, rtol=1e-9, atol=1e-12)
         assert layer.forward_log_det_jacobian(x, 2).shape == (3,)
+
+
+def test_shapes_of_context_may_be_lists():
+    layer = bijectors.Coupling((4, 4, 1), t.Affine(), (4,), "checkerboard", context_size=[4, 4, 2])
+    both = bijectors.MultiScale((4, 4, 2), [layer], (4,), context_size=(4, 4, 2))
+    assert both.context_size == layer.context_size == (4, 4, 2)

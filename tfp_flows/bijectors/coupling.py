@@ -30,7 +30,7 @@ from tfp_flows.ops.feature_major import (
     select_features,
     to_feature_major,
 )
-from tfp_flows.ops.grids import Size, check_shape, context_rank, one_batch_axis
+from tfp_flows.ops.grids import Size, as_size, check_shape, context_rank, one_batch_axis
 from tfp_flows.ops.internals import prefer_static as ps
 
 __all__ = ["Coupling"]
@@ -121,7 +121,7 @@ class Coupling(Bijector):
         dtype = check_structure(shape[-1], transformer, dtype)
         *grid, self.event_size = shape
         self.grid = tuple(grid)
-        self.context_size = context_size
+        self.context_size = as_size(context_size)
         self._context_ndims = context_rank(context_size)
         self.transformer = transformer
         self.needs_raw_data = transformer.needs_raw_data

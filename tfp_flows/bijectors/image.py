@@ -16,7 +16,7 @@ from tfp_flows.bijectors.transformers.base import Pair
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.ops.capabilities import adapt_part, awaits_data, context_size_of, has_closed_inverse
 from tfp_flows.ops.checks import positive_int
-from tfp_flows.ops.grids import Size, check_shape, context_rank, squeeze, unsqueeze
+from tfp_flows.ops.grids import Size, as_size, check_shape, context_rank, squeeze, unsqueeze
 from tfp_flows.ops.internals import prefer_static as ps
 
 __all__ = ["MultiScale", "Squeeze"]
@@ -211,9 +211,9 @@ class MultiScale(Bijector):
         ):
             raise TypeError(f"`layers` must be a list of bijectors. Received: layers={layers!r}")
         self.layers = list(layers)
-        self.context_size = context_size
+        self.context_size = as_size(context_size)
         for layer in self.layers:
-            if context_size_of(layer) not in (None, context_size):
+            if context_size_of(layer) not in (None, self.context_size):
                 raise ValueError(
                     "`context_size` must be that of all conditional layers. Received: "
                     f"context_size={context_size!r}, and {context_size_of(layer)!r} of "

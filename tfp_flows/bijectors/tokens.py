@@ -15,7 +15,7 @@ from tfp_flows.bijectors.transformers import Transformer
 from tfp_flows.bijectors.transformers.base import Pair
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.transformer import CausalConditioner
-from tfp_flows.ops.grids import Size, check_shape, context_rank, one_batch_axis
+from tfp_flows.ops.grids import Size, as_size, check_shape, context_rank, one_batch_axis
 from tfp_flows.ops.internals import copy_attributes
 from tfp_flows.ops.internals import prefer_static as ps
 
@@ -99,7 +99,7 @@ class TokenAutoregressive(Bijector):
         self.event_size = shape
         self.reverse = bool(reverse)
         self._guidance = float(guidance)
-        self.context_size = context_size
+        self.context_size = as_size(context_size)
         self._context_ndims = context_rank(context_size)
         self.transformer = transformer
         self.conditioner = CausalConditioner(

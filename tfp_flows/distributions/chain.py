@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -13,7 +12,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_flows.bijectors.base import Bijector
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.ops.capabilities import context_size_of, is_monotone
-from tfp_flows.ops.grids import Size, context_rank
+from tfp_flows.ops.grids import Size, as_size, context_rank
 from tfp_flows.ops.internals import ChainBase, InvertBase
 
 __all__ = ["Given", "flatten_chain", "shared_context_size"]
@@ -41,17 +40,13 @@ def shared_context_size(
     for part in flatten_chain(bijector):
         inside = () if isinstance(part, Given) else (part, *part.submodules)
         found += [inner.context_size for inner in inside if isinstance(inner, Bijector)]
-    sizes = sorted({_hashable(size) for size in found if size is not None}, key=str)
+    sizes = sorted({as_size(size) for size in found if size is not None}, key=str)
     if len(sizes) > 1:
         raise ValueError(
             "The base and the bijectors of one flow must share one `context_size`. "
             f"Received: context sizes {sizes}"
         )
     return sizes[0] if sizes else None
-
-
-def _hashable(size: Size) -> Size:
-    return tuple(size) if isinstance(size, Sequence) else size
 
 
 def _context_kwargs(bijector: tfb.Bijector, context: tf.Tensor) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
     and those from before training. All must give finite losses on the training rows; the best is
     that with the smallest loss on the validation rows, if there are any.
 
-    It costs one copy of the weights an epoch.
+    It costs one copy of the weights an epoch, and one more where the epoch is validated.
 
     Args:
       explain: called once the loss is bad, returns a sentence for the warning.

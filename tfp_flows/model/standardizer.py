@@ -144,9 +144,10 @@ class Standardizer(keras.layers.Layer):
         ):
             expected = ", ".join(map(str, ("...", *self.shape)))
             raise ValueError(f"Events must have shape ({expected}). Received: {tuple(x.shape)}")
-        # What comes without a shape, from Python functions in a dataset say, are batches.
-        batch = [None] if rank is None else x.shape[: rank - len(self.shape)]
-        x = tf.ensure_shape(x, [*batch, *self.shape])
+        if not x.shape[-len(self.shape) :].is_fully_defined():
+            # What comes without a shape, from Python functions in a dataset say, are batches.
+            batch = [None] if rank is None else x.shape[: rank - len(self.shape)]
+            x = tf.ensure_shape(x, [*batch, *self.shape])
         return (x - self.shift) / self.scale
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:

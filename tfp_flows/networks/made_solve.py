@@ -97,10 +97,13 @@ def solve(
 
 
 def solve_by_passes(
-    network: Callable[[tf.Tensor], tf.Tensor], transform: Transform, x: tf.Tensor
+    network: Callable[[tf.Tensor], tf.Tensor],
+    transform: Transform,
+    x: tf.Tensor,
+    size: int | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """What `solve` finds, for any autoregressive network, in as many calls as there are columns."""
-    size = x.shape[-1]
+    """What `solve` finds, for any autoregressive network, in `size` calls, one a column."""
+    size = x.shape[-1] if size is None else size
 
     def one_pass(i: tf.Tensor, y: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return i + 1, *transform(x, network(y))

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.networks.conditioner import Conditioner, match_batch, network_policy
-from tfp_flows.networks.made_solve import Transform
+from tfp_flows.networks.made_solve import Transform, solve_by_passes
 from tfp_flows.networks.mlp import without_trainable
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.grids import Size
@@ -273,7 +273,7 @@ class CausalConditioner(Conditioner):
         features = self.layer.features
         if isinstance(features, CausalTransformer):
             return self._solve_with_cache(features, transform, x, context)
-        return self._solve_by_passes(transform, x, context)
+        return solve_by_passes(lambda y: self(y, context), transform, x, self._length)
 
     def _solve_with_cache(
         self,
@@ -309,21 +309,6 @@ class CausalConditioner(Conditioner):
             maximum_iterations=self._length,
         )
         return tuple(tf.transpose(part, [1, 0, 2]) for part in found)
-
-    def _solve_by_passes(
-        self, transform: Transform, x: tf.Tensor, context: tf.Tensor | None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        def one_pass(i: tf.Tensor, y: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            return i + 1, *transform(x, self(y, context))
-
-        zeros = tf.zeros_like(x)
-        _, y, log_slope = tf.while_loop(
-            lambda i, *_: i < self._length,
-            one_pass,
-            (0, zeros, zeros),
-            maximum_iterations=self._length,
-        )
-        return y, log_slope
 
     def _check_causal(self, network: keras.layers.Layer, dtype: str) -> None:
         """Raise a ValueError if the result at a place depends on what comes later."""

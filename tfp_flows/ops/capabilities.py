@@ -82,7 +82,8 @@ class _Initializable(Adaptable, Protocol):
 class _AdaptsLayers(Protocol):
     adapts_layers: bool
 
-    def adapt(self, y: Any, context: Any, *, again: bool) -> None: ...
+    def adapt(self, y: Any, context: Any, *, again: bool) -> None:
+        """The same for all layers inside, or, without `again`, for those that await data."""
 
 
 @runtime_checkable

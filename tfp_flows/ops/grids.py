@@ -11,7 +11,16 @@ import tensorflow as tf
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.internals import prefer_static as ps
 
-__all__ = ["Grid", "Size", "check_shape", "context_rank", "one_batch_axis", "squeeze", "unsqueeze"]
+__all__ = [
+    "Grid",
+    "Size",
+    "as_size",
+    "check_shape",
+    "context_rank",
+    "one_batch_axis",
+    "squeeze",
+    "unsqueeze",
+]
 
 Grid = tuple[int | None, ...]
 # Of a vector its width; of what lies on a grid its shape, with None for lengths that may vary.
@@ -33,6 +42,11 @@ def check_shape(size: Any, name: str) -> tuple[Any, ...]:
     *grid, channels = size
     lengths = [None if length is None else positive_int(length, name) for length in grid]
     return (*lengths, positive_int(channels, name))
+
+
+def as_size(size: Size | None) -> Size | None:
+    """The size, as a tuple where it is a shape: JSON makes lists of them."""
+    return tuple(size) if isinstance(size, Sequence) else size
 
 
 def context_rank(size: Size | None) -> int:
