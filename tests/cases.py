@@ -39,13 +39,14 @@ class Case:
     # Laws that cannot hold, with the reason.
     skip: tuple[str, ...] = ()
     angles: bool = False
+    noise: float = 0.2
 
-    def build(self, dtype: str, *, noise: float = 0.2) -> bijectors.Bijector:
+    def build(self, dtype: str, *, noise: float | None = None) -> bijectors.Bijector:
         """The bijector with random values added to its variables."""
         bijector = self.make(dtype)
         rng = np.random.default_rng(1)
         for variable in bijector.trainable_variables:
-            variable.assign_add(rng.normal(0, noise, variable.shape))
+            variable.assign_add(rng.normal(0, noise or self.noise, variable.shape))
         return bijector
 
     def inputs(self, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -121,6 +122,21 @@ def vectors(cls: type, size: int, context: int | None = None, **options) -> Case
         return cls(size, dtype=dtype, context_size=context, conditioner=(8,), seed=0, **options)
 
     return Case(make, size, context)
+
+
+def continuous(
+    size: int, context: int | None = None, dynamics: tuple[int, ...] = (6, 6), **options
+) -> Case:
+    """Short steps of slow events: what the solver leaves is below the tolerances."""
+
+    def make(dtype: str) -> bijectors.Continuous:
+        options.setdefault("steps", 12)
+        return bijectors.Continuous(
+            size, dynamics, context_size=context, dtype=dtype, seed=0, **options
+        )
+
+    # The network is called at every step.
+    return Case(make, size, context, skip=("one pass",), noise=0.04)
 
 
 def multi_scale(dtype: str, context: int | None = None) -> bijectors.MultiScale:
@@ -279,6 +295,9 @@ CASES: dict[str, Case] = {
     "Coupling sound context sound": coupling((4, 2), t.Affine(), context=(8, 3)),
     "MultiScale image": Case(lambda dtype: multi_scale(dtype), (4, 4, 2)),
     "MultiScale image context": Case(lambda dtype: multi_scale(dtype, 2), (4, 4, 2), 2),
+    "Continuous 2": continuous(2),
+    "Continuous context": continuous(1, 2, dynamics=(6,), solver="tsit5", steps=5),
+    "Continuous dopri5": continuous(3, rtol=1e-10, atol=1e-10, solver="dopri5", dynamics=(4, 4, 4)),
     "Tokens": tokens((4, 2)),
     "Tokens reverse": tokens((3, 2), reverse=True, transformer=TRANSFORMERS["QuadraticSpline"]),
     "Tokens context": tokens((3, 2), context=2),

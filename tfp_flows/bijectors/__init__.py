@@ -4,6 +4,7 @@ from tfp_flows.bijectors import transformers
 from tfp_flows.bijectors.analytic import BimodalSoftsign, Rotation2D, ShiftAndCube
 from tfp_flows.bijectors.autoregressive import MaskedAutoregressive
 from tfp_flows.bijectors.base import Bijector
+from tfp_flows.bijectors.continuous import Continuous
 from tfp_flows.bijectors.coupling import Coupling
 from tfp_flows.bijectors.elementwise import Elementwise
 from tfp_flows.bijectors.image import MultiScale, Squeeze
@@ -22,6 +23,7 @@ __all__ = [
     "ActNorm",
     "Bijector",
     "BimodalSoftsign",
+    "Continuous",
     "Coupling",
     "Elementwise",
     "Householder",

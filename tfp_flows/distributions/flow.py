@@ -25,10 +25,11 @@ from tfp_flows.distributions.edges import (
 )
 from tfp_flows.distributions.moments import AffineMoments
 from tfp_flows.distributions.temperature import with_temperature
+from tfp_flows.distributions.velocity import path
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.embedding import Embedding
 from tfp_flows.ops.capabilities import context_size_of, needs_raw_data
-from tfp_flows.ops.checks import as_events, as_real
+from tfp_flows.ops.checks import as_events, as_real, check_context
 from tfp_flows.ops.internals import TransformedDistributionBase, is_injective
 
 __all__ = ["Flow"]
@@ -282,6 +283,33 @@ class Flow(Conditional, AffineMoments, TransformedDistributionBase):
             Flow(flow.distribution, tfb.Chain(parts[-k:]), name=f"stage_{k}")
             for k in range(1, len(parts) + 1)
         ]
+
+    def score(self, value: Any, context: Any | None = None) -> tf.Tensor:
+        """`∇ log p` at `value`, `(..., D)`, by automatic differentiation of `log_prob`."""
+        value = as_events(value, self.event_shape, self.dtype)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(value)
+            log_prob = self.log_prob(value, context)
+        return tape.gradient(log_prob, value)
+
+    def path(self, x: Any, times: Sequence[float], context: Any | None = None) -> tf.Tensor:
+        """Where events were at other times, of a flow with one `Continuous` bijector.
+
+        Args:
+          x: events `(..., D)` at time 1.
+          times: in [0, 1], where 0 is the base.
+          context: `(..., *context_shape)`, if the flow needs context.
+
+        Returns:
+          `(len(times), ..., D)`, in the units of the data: bijectors behind the velocity field are
+          applied at all times.
+
+        Raises:
+          ValueError: the flow has no such bijector, or more than one; a time is outside of [0, 1].
+        """
+        x = as_events(x, self.event_shape, self.dtype)
+        name = f"this {type(self).__name__}"
+        return path(self, x, times, check_context(context, self.context_shape, self.dtype, name))
 
     @property
     def needs_raw_data(self) -> bool:

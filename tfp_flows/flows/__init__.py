@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfp_flows.distributions.flow import Flow
+from tfp_flows.flows.continuous import ffjord, ot_flow
 from tfp_flows.flows.couplings import (
     coupling,
     flow_plus_plus,
@@ -58,6 +59,7 @@ __all__ = [
     "circular_spline",
     "coupling",
     "elementwise_spline",
+    "ffjord",
     "flow_plus_plus",
     "get",
     "glow",
@@ -68,6 +70,7 @@ __all__ = [
     "names",
     "neural_spline",
     "nice",
+    "ot_flow",
     "planar",
     "radial",
     "real_nvp",

@@ -31,11 +31,11 @@ __all__ = [
 
 def check_compile(loss: Any, loss_weights: Any, metrics: Any, weighted_metrics: Any) -> None:
     """Raise a ValueError for what would compare predictions with targets: there are no targets."""
-    if loss is not None:
+    if loss is not None and not isinstance(loss, str):
         raise ValueError(
-            "`loss` must be None: the loss is the mean negative log-likelihood, in nats. For "
-            "another, override `compute_loss`. "
-            f"Received: loss={loss!r}"
+            "`loss` must be None, for the mean negative log-likelihood in nats, or for a "
+            "continuous flow 'flow_matching' or 'ot_flow_matching'. For another, override "
+            f"`compute_loss`. Received: loss={loss!r}"
         )
     if loss_weights is not None:
         raise ValueError(

@@ -15,20 +15,17 @@ from tfp_flows import serialization
 from tfp_flows.distributions import reversible
 from tfp_flows.distributions.conditional import context_shape_of
 from tfp_flows.distributions.flow import Flow
-from tfp_flows.model import configs, export, variables
+from tfp_flows.model import configs, export, flow_matching, variables
+from tfp_flows.model.adaptable import AdaptableModel
 from tfp_flows.model.arguments import check_distribution
 from tfp_flows.model.arrays import check_numbers
-from tfp_flows.model.data import check_finite, check_inputs, check_rows, collect
 from tfp_flows.model.diagnosis import explain_non_finite
 from tfp_flows.model.naming import name_layers
 from tfp_flows.model.replicas import check_scope
-from tfp_flows.model.saving import SavableModel
-from tfp_flows.model.standardizer import Standardizer, check_support, warn_of_raw_outliers
-from tfp_flows.model.ties import warn_of_ties
+from tfp_flows.model.standardizer import Standardizer
 from tfp_flows.networks import Conditioner, Embedding
-from tfp_flows.ops.capabilities import awaits_data, context_size_of
+from tfp_flows.ops.capabilities import context_size_of
 from tfp_flows.ops.checks import check_context
-from tfp_flows.ops.columns import check_varies, constant_columns
 from tfp_flows.ops.internals import layers_of
 from tfp_flows.ops.limits import claim
 from tfp_flows.ops.seeds import stateless_seed
@@ -36,11 +33,9 @@ from tfp_flows.ops.xla import without_xla
 
 __all__ = ["FlowModel"]
 
-_FAR_OUT = 10.0  # Robust deviations.
-
 
 @keras.saving.register_keras_serializable("tfp_flows")
-class FlowModel(SavableModel):
+class FlowModel(AdaptableModel):
     """Train, evaluate and save a distribution with `keras.Model`'s methods, by maximum likelihood.
 
     The loss is the mean negative log-likelihood in nats, plus the regularization losses of the
@@ -159,106 +154,29 @@ class FlowModel(SavableModel):
 
     # The density, in data units.
 
-    def adapt(self, x: Any, y: Any | None = None, *, scale: str = "standard") -> None:
-        """Standardize: set shift and scale to mean and standard deviation of the columns.
-
-        Bijectors with a data-dependent initialization get theirs, `ActNorm` and `Support` for
-        example. A flow whose last bijector has a unit of its own, `Support` or a circular spline,
-        gets data as they are; and so does an embedding its contexts. Call this before training: a
-        second call initializes those bijectors anew.
-
-        Columns with many equal values are reported by a `TiedValuesWarning`, those that a few
-        values far out have to themselves by an `OutlierWarning`, and constant columns of the
-        context, which are shifted but not scaled, by a `ConstantColumnWarning`.
-
-        Args:
-          x: events `(n, ...)`, a `tf.data.Dataset` as `fit` takes it, or, with `y`, the context.
-          y: events, if `x` is the context.
-          scale: "standard", or "robust" for the median and the range between the quartiles (over
-            1.349, which makes it 1 of a standard normal): outliers then leave the scale of the
-            others as it is. Densities are exact either way.
-
-        Raises:
-          ValueError: a value is not finite or no number, there is only one row, context and events
-            have different numbers of rows, a column of the events is constant, or a column's unit
-            does not fit the dtype; or "robust" does not fit the flow, or a column half of whose
-            values are equal; or context is missing. The model is then as it was before.
-        """
-        with variables.kept_on_error(self.variables):
-            self._adapt(x, y, scale=scale)
-
-    def _adapt(self, x: Any, y: Any | None, *, scale: str) -> None:
-        if scale not in ("standard", "robust"):
-            raise ValueError(f"`scale` must be 'standard' or 'robust'. Received: scale={scale!r}")
-        context, events = collect(*check_inputs(x, y)[:2])
-        raw = getattr(self.distribution, "needs_raw_data", False)
-        if context is None or self.context_size is None:
-            self._check_context(context)  # Which is missing, or unwanted, or rightly not there.
-        if raw and scale == "robust":
-            raise ValueError(
-                "`scale` must be 'standard' for a flow whose last bijector, as a Support or an "
-                "ActNorm, takes data in their own units. Received: scale='robust'"
-            )
-        name = "x" if context is None else "y"
-        check_rows(context=context, events=events)
-        check_finite(context, "x")
-        steps = getattr(self.distribution, "steps", None)
-        if not raw:
-            self.event_standardizer.adapt(events, name, scale=scale)
-        elif steps is None:  # Cells have a probability, even if all events lie in one.
-            check_finite(events, name, self.event_dtype)
-            constant = constant_columns(np.asarray(events), self.event_dtype)
-            check_varies(constant, self.event_dtype, name, getattr(events, "columns", None))
-        if context is not None and self.context_standardizer is not None:
-            self.context_standardizer.adapt(context, "x", scale=scale)
-        for embedding in self._embeddings:
-            embedding.adapt(context)
-        if not raw:
-            check_support(self, context, events, name)
-        warn_of_ties(events, steps=None if steps is None else np.ravel(steps))
-        self._initialize_from_data(context, events, again=True, scale=scale)
-        if raw and self.event_shape.rank == 1:  # A pixel that is rarely bright is no mistake.
-            warn_of_raw_outliers(self.distribution, events, name)
-
-    def _initialize_from_data(
-        self, context: Any, events: Any, *, again: bool, scale: str = "standard"
-    ) -> None:
-        """Data-dependent initialization of the parts of the distribution that have one."""
-        if not hasattr(self.distribution, "adapt"):
-            return
-        if not getattr(self.distribution, "needs_raw_data", False):
-            events = self.event_standardizer(tf.convert_to_tensor(events))
-        if scale == "robust":  # Else ActNorm and LU would bring the outliers' scale back.
-            events = tf.clip_by_value(events, -_FAR_OUT, _FAR_OUT)
-        if context is not None:
-            context = self.standardize_context(context)
-        self.distribution.adapt(events, context, again=again)
-
-    @property
-    def awaits_data(self) -> str | None:
-        """The name of a bijector that starts from data and has seen none, or None."""
-        if not self._has_started:  # Looking through all parts takes as long as a small step.
-            with tf.init_scope():
-                for part in self.distribution.submodules:
-                    if awaits_data(part):
-                        return str(part.name)
-            self._has_started = True
-        return None
-
-    def initialize_from(self, pairs: Iterator[tuple[Any, Any]]) -> None:
-        """Data-dependent initialization, from the first batch, of parts that have seen none."""
-        self._initialize_from_data(*next(pairs), again=False)
-
     def log_prob(self, x: Any, context: Any | None = None) -> tf.Tensor:
         """Log-density in nats at events `x` in data units, given `context`, in data units too."""
-        x = check_numbers(x, "x")
-        z = self.event_standardizer(tf.convert_to_tensor(x, dtype_hint=self.event_dtype))
-        given = {} if context is None else {"context": self.standardize_context(context)}
+        z, context = self._standardized(x, context)
+        given = {} if context is None else {"context": context}
         if self.memory == "reversible":
             log_prob = reversible.log_prob(self.distribution, z, **given)
         else:
             log_prob = self.distribution.log_prob(z, **given)
         return log_prob + self.event_standardizer.log_det()
+
+    def _standardized(self, x: Any, context: Any | None) -> tuple[tf.Tensor, tf.Tensor | None]:
+        x = tf.convert_to_tensor(check_numbers(x, "x"), dtype_hint=self.event_dtype)
+        context = None if context is None else self.standardize_context(context)
+        return self.event_standardizer(x), context
+
+    def check_objective(self, loss: str, jit_compile: bool | str) -> bool | str:
+        return flow_matching.check(self.distribution, loss, jit_compile)
+
+    def matching_loss(self, x: Any, context: Any | None) -> tf.Tensor:
+        """The loss of flow matching, in standardized units, of every row."""
+        optimal = flow_matching.LOSSES[str(self.objective)]
+        z, context = self._standardized(x, context)
+        return flow_matching.matching_loss(self.distribution, z, context, optimal=optimal)
 
     def sample(
         self,
@@ -274,6 +192,21 @@ class FlowModel(SavableModel):
             given["temperature"] = temperature
         z = self.distribution.sample(n, seed=stateless_seed(seed), **given)
         return self.event_standardizer.inverse(z)
+
+    def score(self, x: Any, context: Any | None = None) -> tf.Tensor:
+        """`∇ log p` at events `x` in data units, by automatic differentiation of `log_prob`."""
+        x = tf.convert_to_tensor(check_numbers(x, "x"), dtype_hint=self.event_dtype)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            log_prob = self.log_prob(x, context)
+        return tape.gradient(log_prob, x)
+
+    def path(self, x: Any, times: Sequence[float], context: Any | None = None) -> tf.Tensor:
+        """`Flow.path` of events `x` in data units, in data units."""
+        if not isinstance(self.distribution, Flow):
+            raise TypeError(f"`path` needs a Flow. Received: {self.distribution!r}")
+        z, context = self._standardized(x, context)
+        return self.event_standardizer.inverse(self.distribution.path(z, times, context))
 
     def stages(self, context: Any | None = None) -> list[tfd.Distribution]:
         """`Flow.stages` of the distribution, in standardized units; `context` in data units.

@@ -35,6 +35,7 @@ class Likelihood(StepsAtATime):
     event_dtype: str
     event_shape: tf.TensorShape
     context_shape: tuple[int, ...] | None
+    objective: str | None = None  # A loss of training by its name, or the likelihood.
     has_probabilities = False  # Whether all columns are rounded: the loss is of a probability.
 
     def log_prob(self, x: Any, context: Any | None = None) -> tf.Tensor:
@@ -50,6 +51,14 @@ class Likelihood(StepsAtATime):
         """Called before training if something awaits data, with pairs of context and events."""
         raise NotImplementedError
 
+    def check_objective(self, loss: str, jit_compile: bool | str) -> bool | str:
+        """Raise an error unless `loss` can be trained; what to do about `jit_compile` then."""
+        raise NotImplementedError
+
+    def matching_loss(self, x: Any, context: Any | None) -> tf.Tensor:
+        """What training minimizes in place of `-log_prob`, for every row."""
+        raise NotImplementedError
+
     def explain_non_finite(self, pairs: Iterator[tuple[Any, Any]]) -> str:
         """A sentence that says what made the loss not finite."""
         raise NotImplementedError
@@ -63,6 +72,8 @@ class Likelihood(StepsAtATime):
                 stacklevel=2,
             )
         context, x = inputs if isinstance(inputs, tuple | list) else (None, inputs)
+        if training and self.objective is not None:
+            return -self.matching_loss(x, context)
         return self.log_prob(x, context)
 
     def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[int | None, ...]:
@@ -141,7 +152,7 @@ class Likelihood(StepsAtATime):
     def compile(
         self,
         optimizer: str | keras.optimizers.Optimizer = "rmsprop",
-        loss: None = None,
+        loss: str | None = None,
         loss_weights: None = None,
         metrics: Any = None,
         weighted_metrics: Any = None,
@@ -150,7 +161,14 @@ class Likelihood(StepsAtATime):
         jit_compile: bool | str = "auto",
         auto_scale_loss: bool = True,
     ) -> None:
-        """Choose the optimizer and how steps are run; see `keras.Model.compile`.
+        """Choose the loss, the optimizer and how steps are run; see `keras.Model.compile`.
+
+        The loss is the negative log-likelihood. A flow with one `Continuous` bijector, as
+        `flows.ffjord` is, can also be trained by `loss="flow_matching"`, a regression of its
+        velocity that solves no equation, or "ot_flow_matching", which pairs the draws and events of
+        a batch such that paths are short. Only the `loss` of training is another one then, a
+        squared speed in the flow's units: `evaluate`, `val_loss`, `log_prob` and `sample` are those
+        of the density. Averages of weights pay, `keras.optimizers.Adam(use_ema=True)`.
 
         `jit_compile="auto"` is Keras' choice: XLA on GPU, plain graphs on CPU. There, the splines
         are compiled by XLA alone, and the networks around them are faster without it.
@@ -158,12 +176,15 @@ class Likelihood(StepsAtATime):
         `fit`), else one.
 
         Raises:
-          ValueError: a loss, weights of losses or metrics are given: all of them compare with
-            targets, and a density has none; or the model was made in the scope of a `tf.distribute`
-            strategy, and the optimizer was not, or has several replicas and options that
-            Keras cannot follow there.
+          ValueError: the loss is another one, or does not fit the distribution; weights of losses
+            or metrics are given, which compare with targets, and a density has none; or the model
+            was made in the scope of a `tf.distribute` strategy, and the optimizer was not, or has
+            several replicas and options that Keras cannot follow there.
         """
         arguments.check_compile(loss, loss_weights, metrics, weighted_metrics)
+        if loss is not None:
+            jit_compile = self.check_objective(loss, jit_compile)
+        self.objective = loss
         self._chooses_steps = steps_per_execution == "auto"
         self._traced = {}
         with self.distribute_strategy.scope():
@@ -183,6 +204,8 @@ class Likelihood(StepsAtATime):
         config = super().get_compile_config()
         if config and self._chooses_steps:
             config["steps_per_execution"] = "auto"
+        if config:
+            config["loss"] = self.objective
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:

@@ -9,11 +9,13 @@ the identity, and shows its variables to `tf.Module`, which knows nothing of Ker
 from tfp_flows.networks.autoregressive import AutoregressiveConditioner
 from tfp_flows.networks.conditioner import Conditioner
 from tfp_flows.networks.conv import ConvNet, GatedResNet
+from tfp_flows.networks.dynamics import Dynamics, VelocityMLP
 from tfp_flows.networks.embedding import ContextDropout, Embedding
 from tfp_flows.networks.made import MADE
 from tfp_flows.networks.mlp import MLP, ResidualMLP
 from tfp_flows.networks.parameters import Parameters
 from tfp_flows.networks.periodic import PeriodicFeatures
+from tfp_flows.networks.potential import Potential
 from tfp_flows.networks.transformer import CausalConditioner, CausalTransformer
 from tfp_flows.networks.wavenet import SpectrogramUpsampler, WaveNet
 
@@ -26,11 +28,14 @@ __all__ = [
     "Conditioner",
     "ContextDropout",
     "ConvNet",
+    "Dynamics",
     "Embedding",
     "GatedResNet",
     "Parameters",
     "PeriodicFeatures",
+    "Potential",
     "ResidualMLP",
     "SpectrogramUpsampler",
+    "VelocityMLP",
     "WaveNet",
 ]

@@ -10,6 +10,8 @@ adapt: a method for data-dependent initialization; with `adapts_layers`, that of
   it takes `context` and `again`, too.
 is_initialized: false as long as `adapt` has to see the first batch of training.
 
+velocity: a method of maps that follow a velocity field, from times and events to velocities.
+
 Four more are about how a class computes. A class states them in its own body, as class attribute or
 property; a class derived from it, which may compute otherwise, states them again.
 
@@ -36,6 +38,7 @@ __all__ = [
     "Adaptable",
     "Conditional",
     "ConditionalDistribution",
+    "HasVelocity",
     "adapt_part",
     "awaits_data",
     "context_size_of",
@@ -71,6 +74,14 @@ class Adaptable(Protocol):
 
     def adapt(self, y: Any) -> None:
         """Set parameters such that `y`, events `(n, D)` at the data's end, are well mapped."""
+
+
+@runtime_checkable
+class HasVelocity(Protocol):
+    """What maps events along a velocity field, from time 0 to 1."""
+
+    def velocity(self, t: Any, x: Any, context: Any = None) -> Any:
+        """The velocity of events `x`, `(n, D)`, at the times `t`."""
 
 
 @runtime_checkable

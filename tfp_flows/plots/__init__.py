@@ -1,4 +1,4 @@
-"""Pictures of flows: `stages`, `density`, `samples`, `marginals` and `history`.
+"""Pictures of flows: `stages`, `paths`, `density`, `samples`, `marginals` and `history`.
 
 Every function returns the Figure it drew on, takes `ax=` to draw on Axes of yours (one, or an array
 of one a panel) and never calls `plt.show`. A new figure is not on pyplot's list of open figures: a
@@ -22,7 +22,6 @@ The arguments that they share, and a ValueError that names the argument if one i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,12 +42,14 @@ from tfp_flows.plots.drawing import (
     read_table,
     thin,
 )
+from tfp_flows.plots.losses import history
+from tfp_flows.plots.trajectories import paths
 
 if TYPE_CHECKING:  # otherwise imported when a figure is made: `import tfp_flows` stays light
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["density", "history", "marginals", "samples", "stages"]
+__all__ = ["density", "history", "marginals", "paths", "samples", "stages"]
 
 _QUADRANTS = np.array(["#0072b2", "#e69f00", "#cc79a7", "#009e73"])  # safe for the colour-blind
 
@@ -298,52 +299,3 @@ def marginals(
             draw_histogram(axis, points[:, 0], limits[0], FLOW_COLOR, "flow", False, least)
         frame(axis, limits, title=name, legend=axis is axes[0] and data is not None)
     return axes[0].figure.figure
-
-
-def history(history: Any, *, ax: Axes | None = None) -> Figure:
-    """Draw the losses of training and validation, in nats, over the epochs, and mark the best.
-
-    The best epoch has the least validation loss, or training loss if there was no validation.
-    Epochs far worse than the rest, such as the first, may lie above the picture.
-
-    Args:
-      history: what `model.fit` returned, a dictionary as its `.history`, or the path of a file
-        that Keras' `CSVLogger` wrote.
-      ax: see the module.
-
-    Returns:
-      The Figure.
-
-    Example:
-      >>> plots.history(model.fit(x, epochs=100, validation_split=0.1))
-    """
-    if isinstance(history, (str, os.PathLike)):
-        table = np.genfromtxt(history, delimiter=",", names=True, ndmin=1)
-        logs = {name: table[name] for name in table.dtype.names or ()}
-    else:
-        logs = getattr(history, "history", history)
-    losses = {name: np.asarray(logs[name], float) for name in ("loss", "val_loss") if name in logs}
-    losses = {name: values for name, values in losses.items() if np.isfinite(values).any()}
-    if "loss" not in losses:
-        raise ValueError(f"`history` must hold a finite 'loss'. Received: keys {sorted(logs)}")
-    epochs = logs.get("epoch", getattr(history, "epoch", range(len(losses["loss"]))))
-
-    axis = axes_for(ax, 1, (4.8, 3.2))[0]
-    for name, values in losses.items():
-        label, color = ("training", DATA_COLOR) if name == "loss" else ("validation", FLOW_COLOR)
-        every = len(epochs) // len(values)  # more than 1 with `validation_freq`
-        at = 1 + np.asarray(epochs)[every - 1 :: every][: len(values)]
-        axis.plot(at, values, color=color, label=label)
-    best = int(np.nanargmin(values))
-    label = f"best: {values[best]:.4g} in epoch {at[best]:g}"
-    axis.plot(at[best], values[best], "o", color=color, label=label)
-    both = np.concatenate(list(losses.values()))
-    both = both[np.isfinite(both)]
-    low, bulk, top = both.min(), np.quantile(both, 0.9), both.max()
-    if top - low > 3 * (bulk - low) > 0:
-        top = bulk + 0.25 * (bulk - low)
-    margin = 0.06 * (top - low) or 0.1
-    axis.set_ylim(low - margin, top + margin)
-    frame(axis, (), xlabel="epoch", ylabel="negative log-likelihood (nats per row)", legend=True)
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    return axis.figure.figure

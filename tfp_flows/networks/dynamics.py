@@ -1,0 +1,348 @@
+"""Velocities of events in time, with the traces of their Jacobians: the networks of ODE flows."""
+
+from __future__ import annotations
+
+import abc
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_flows.networks.mlp import without_trainable
+from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.internals import prefer_static as ps
+from tfp_flows.ops.limits import claim
+from tfp_flows.ops.seeds import derived_seed
+
+__all__ = ["Dynamics", "LayerDynamics", "VelocityMLP"]
+
+Pair = tuple[tf.Tensor, tf.Tensor]
+
+# An activation, and its derivative by what comes in and what goes out.
+_ACTIVATIONS: dict[str, tuple[Callable[..., tf.Tensor], Callable[..., tf.Tensor]]] = {
+    "tanh": (tf.tanh, lambda a, h: 1 - h * h),
+    "softplus": (tf.nn.softplus, lambda a, h: tf.sigmoid(a)),
+    "silu": (tf.nn.silu, lambda a, h: h + tf.sigmoid(a) * (1 - h)),
+}
+
+
+class Dynamics(keras.layers.Layer, abc.ABC):
+    """The velocity `f(t, x; context)` of an event that moves, and the trace of `∂f/∂x`.
+
+    What does not change on the way, weights and what is made of the context, comes from
+    `parameters`, once for a whole path. The methods of a step depend on their arguments alone.
+
+    Shapes: `t` is a scalar or `(n,)`, `x` is `(n, event_size)`, traces are `(n,)`. As a Keras
+    layer it takes `x`, `t` and the context side by side, `(n, event_size + 1 + context_size)`.
+
+    Args:
+      event_size: number of columns.
+      context_size: width of the context, or `None`.
+      seed: integer for reproducible initial weights and probes, or `None`.
+      dtype: "float32" or "float64", also under mixed precision: errors add up along a path.
+      name: name of the layer.
+    """
+
+    independent_over_batch = True
+    repeatable = True
+    exact_is_cheap = False  # Whether a trace costs about as much as the velocity.
+
+    def __init__(
+        self,
+        event_size: int,
+        *,
+        context_size: int | None = None,
+        seed: int | None = None,
+        dtype: str = "float32",
+        name: str | None = None,
+    ):
+        super().__init__(dtype=dtype, name=name)
+        self.event_size = positive_int(event_size, "event_size")
+        self.context_size = context_size
+        self.seed = seed
+        self._probes = keras.random.SeedGenerator(seed)
+
+    @abc.abstractmethod
+    def parameters(self, context: tf.Tensor | None) -> list[tf.Tensor]:
+        """What the other methods need, of which derivatives are taken; context is `(n, C)`."""
+
+    @abc.abstractmethod
+    def velocity(self, t: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor]) -> tf.Tensor:
+        """`f(t, x)`."""
+
+    @abc.abstractmethod
+    def with_trace(self, t: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor]) -> Pair:
+        """The velocity, and the exact trace of its Jacobian."""
+
+    @abc.abstractmethod
+    def with_product(
+        self, t: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor], probe: tf.Tensor
+    ) -> Pair:
+        """The velocity, and the product `εᵀ ∂f/∂x` with a probe `ε`, `(n, event_size)`."""
+
+    def probe(self, x: tf.Tensor, *, training: bool) -> tf.Tensor:
+        """Random signs: for every row anew in training, else the same for all rows and calls."""
+        if training:
+            draws = keras.random.uniform(ps.shape(x), seed=self._probes, dtype=x.dtype.name)
+        else:
+            seed = [0, self.seed or 0]
+            draws = tf.random.stateless_uniform([self.event_size], seed, dtype=x.dtype)
+            draws = tf.broadcast_to(draws, ps.shape(x))
+        return tf.where(draws < 0.5, -tf.ones_like(x), tf.ones_like(x))
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        x, t, context = tf.split(inputs, [self.event_size, 1, self.context_size or 0], -1)
+        parameters = self.parameters(None if self.context_size is None else context)
+        return self.velocity(t[:, 0], x, parameters)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """The shape of the result, by that of the inputs."""
+        return (*input_shape[:-1], self.event_size)
+
+
+@keras.saving.register_keras_serializable("tfp_flows")
+class VelocityMLP(Dynamics):
+    """A dense network whose hidden layers see the time: `h_l = a(h_{l-1} W_l + shift_l(t, c))`.
+
+    The shifts are linear in the context and in `t`, `sin πkt` and `cos πkt`, `k = 1, 2`. The trace
+    is exact at the cost of one more product for one and two hidden layers:
+
+    one: `Σ_j a'_j (W₁W₂)_jj`
+    two: `Σ_jk a'_j M_jk b'_k` with `M = W₂ ∘ (W₃W₁)ᵀ`, which is computed once a path
+
+    With more, it costs as much as `event_size` velocities. The last layer starts at 0.
+
+    Args:
+      event_size: number of columns.
+      hidden_units: widths of the hidden layers.
+      context_size: width of the context, or `None`.
+      activation: "tanh", "softplus" or "silu": densities need derivatives that are smooth.
+      seed: integer for reproducible initial weights and probes, or `None`.
+      dtype: "float32" or "float64".
+      name: name of the layer.
+
+    Raises:
+      ValueError: a width is not a positive integer, or the activation is another one.
+
+    Source: the exact traces of a few layers as in Derek Onken, Samy Wu Fung, Xingjian Li and Lars
+    Ruthotto, "OT-Flow" (2021).
+
+    Example:
+      >>> dynamics = networks.VelocityMLP(2, (64, 64), activation="silu")
+      >>> flow = flows.ffjord(2, dynamics=dynamics)
+    """
+
+    independent_over_batch = True
+
+    def __init__(
+        self,
+        event_size: int,
+        hidden_units: Sequence[int] = (64, 64),
+        *,
+        context_size: int | None = None,
+        activation: str = "silu",
+        seed: int | None = None,
+        dtype: str = "float32",
+        name: str | None = None,
+    ):
+        super().__init__(event_size, context_size=context_size, seed=seed, dtype=dtype, name=name)
+        if not isinstance(hidden_units, Sequence) or not hidden_units:
+            raise ValueError(
+                "`hidden_units` must be a sequence of hidden widths, at least one. "
+                f"Received: {hidden_units!r}"
+            )
+        if activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"`activation` must be one of {sorted(_ACTIVATIONS)}. "
+                f"Received: activation={activation!r}"
+            )
+        self.hidden_units = tuple(positive_int(units, "hidden_units") for units in hidden_units)
+        self.activation = activation
+        self.exact_is_cheap = len(self.hidden_units) <= 2
+        widths = (self.event_size, *self.hidden_units, self.event_size)
+        claim(len(widths), max(widths), max(widths))
+        self._kernels, self._shifts, self._biases, self._of_context = [], [], [], []
+        for i, (rows, units) in enumerate(itertools.pairwise(widths)):
+            last = i == len(self.hidden_units)
+            seeds = [derived_seed(seed, 3 * i + part) for part in range(3)]
+            start = [
+                keras.initializers.Zeros() if last else keras.initializers.HeUniform(seed=one)
+                for one in seeds
+            ]
+            self._kernels.append(self._weight((rows, units), start[0], f"kernel_{i}"))
+            self._shifts.append(self._weight((_TIMES, units), start[1], f"time_kernel_{i}"))
+            self._biases.append(self._weight((units,), "zeros", f"bias_{i}"))
+            if context_size is not None:
+                shape = (positive_int(context_size, "context_size"), units)
+                self._of_context.append(self._weight(shape, start[2], f"context_kernel_{i}"))
+        self.built = True
+
+    def _weight(self, shape: tuple[int, ...], start: Any, name: str) -> Any:
+        return self.add_weight(shape=shape, initializer=start, name=name)
+
+    def parameters(self, context: tf.Tensor | None) -> list[tf.Tensor]:
+        """Kernels, those of the time, shifts by bias and context, and what makes the trace."""
+        kernels = [tf.convert_to_tensor(kernel) for kernel in self._kernels]
+        shifts = [tf.convert_to_tensor(bias) for bias in self._biases]
+        if context is not None:
+            shifts = [
+                bias + tf.matmul(context, tf.convert_to_tensor(kernel))
+                for bias, kernel in zip(shifts, self._of_context, strict=True)
+            ]
+        found = [*kernels, *map(tf.convert_to_tensor, self._shifts), *shifts]
+        if len(kernels) == 2:
+            found.append(tf.einsum("ij,ji->j", *kernels))
+        elif len(kernels) == 3:
+            found.append(kernels[1] * tf.matmul(kernels[0], kernels[2], True, True))
+        return found
+
+    def velocity(self, t: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor]) -> tf.Tensor:
+        """`f(t, x)`."""
+        return self._values_and_slopes(t, x, parameters)[0]
+
+    def with_trace(self, t: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor]) -> Pair:
+        """The velocity, and the exact trace of its Jacobian."""
+        velocity, slopes = self._values_and_slopes(t, x, parameters)
+        if len(slopes) == 1:
+            return velocity, tf.linalg.matvec(slopes[0], parameters[-1])
+        if len(slopes) == 2:
+            moved = tf.matmul(slopes[0], parameters[-1])
+            return velocity, tf.reduce_sum(moved * slopes[1], -1)
+        # How all units change with every column, (n, D, units).
+        first, *inner, last = parameters[: len(slopes) + 1]
+        change = first * slopes[0][:, None]
+        for kernel, slope in zip(inner, slopes[1:], strict=True):
+            change = tf.matmul(change, kernel) * slope[:, None]
+        return velocity, tf.einsum("nij,ji->n", change, last)
+
+    def with_product(
+        self, t: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor], probe: tf.Tensor
+    ) -> Pair:
+        """The velocity, and the product `εᵀ ∂f/∂x`."""
+        velocity, slopes = self._values_and_slopes(t, x, parameters)
+        first, *others = parameters[: len(slopes) + 1]
+        product = probe
+        for kernel, slope in zip(reversed(others), reversed(slopes), strict=True):
+            product = tf.matmul(product, kernel, transpose_b=True) * slope
+        return velocity, tf.matmul(product, first, transpose_b=True)
+
+    def _values_and_slopes(
+        self, t: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor]
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The velocity, and the derivatives of the activations in all layers."""
+        count = len(self._kernels)
+        kernels, times, shifts = (parameters[i * count : (i + 1) * count] for i in range(3))
+        activation, derivative = _ACTIVATIONS[self.activation]
+        slopes: list[tf.Tensor] = []
+        seen = _features_of(t)
+        for kernel, of_time, shift in zip(kernels, times, shifts, strict=True):
+            x = tf.matmul(x, kernel) + (tf.matmul(seen, of_time) + shift)
+            if len(slopes) < count - 1:
+                before, x = x, activation(x)
+                slopes.append(derivative(before, x))
+        return x, slopes
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "event_size": self.event_size,
+            "hidden_units": self.hidden_units,
+            "context_size": self.context_size,
+            "activation": self.activation,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> VelocityMLP:
+        return without_trainable(cls, config)
+
+
+class LayerDynamics(Dynamics):
+    """The velocity that any Keras layer makes of event, time and context side by side.
+
+    Products with the Jacobian are those of automatic differentiation; a trace costs as much as
+    `event_size` of them.
+
+    Args:
+      layer: a Keras 3 layer `(batch, event_size + 1 + context_size) -> (batch, event_size)`.
+      event_size: number of columns.
+      context_size: width of the context, or `None`.
+      seed: integer for reproducible probes, or `None`.
+      dtype: "float32" or "float64".
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        event_size: int,
+        *,
+        context_size: int | None,
+        seed: int | None,
+        dtype: str,
+    ):
+        super().__init__(event_size, context_size=context_size, seed=seed, dtype=dtype)
+        self.layer = layer
+        made = layer(tf.zeros([1, event_size + 1 + (context_size or 0)], dtype))
+        if tuple(made.shape) != (1, event_size):
+            raise ValueError(
+                f"`dynamics` must return {event_size} values an event. Received: a layer "
+                f"{layer.name!r} that makes {tuple(made.shape)} of one event"
+            )
+        self.built = True
+
+    def parameters(self, context: tf.Tensor | None) -> list[tf.Tensor]:
+        """The weights, and the context."""
+        weights = [tf.convert_to_tensor(v) for v in self.layer.trainable_variables]
+        return weights if context is None else [*weights, context]
+
+    def velocity(self, t: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor]) -> tf.Tensor:
+        """`f(t, x)`."""
+        count = len(self.layer.trainable_variables)
+        weights, context = parameters[:count], parameters[count:]
+        column = tf.broadcast_to(t[..., None], ps.concat([ps.shape(x)[:1], [1]], 0))
+        fixed = [v.value for v in self.layer.non_trainable_variables]
+        made, _ = self.layer.stateless_call(
+            list(weights), fixed, tf.concat([x, column, *context], -1)
+        )
+        return tf.cast(made, x.dtype)
+
+    def with_trace(self, t: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor]) -> Pair:
+        """The velocity, and the exact trace of its Jacobian."""
+        size, count = self.event_size, len(self.layer.trainable_variables)
+        weights, rest = parameters[:count], parameters[count:]
+
+        def repeated(part: tf.Tensor) -> tf.Tensor:
+            return tf.repeat(part, size, axis=0)
+
+        basis = tf.tile(tf.eye(size, dtype=x.dtype), ps.stack([ps.shape(x)[0], 1]))
+        times = repeated(t) if t.shape.rank else t
+        wide = [*weights, *map(repeated, rest)]
+        velocity, product = self.with_product(times, repeated(x), wide, basis)
+        trace = tf.reduce_sum(tf.reshape(product * basis, [-1, size * size]), -1)
+        return tf.reshape(velocity, [-1, size, size])[:, 0], trace
+
+    def with_product(
+        self, t: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor], probe: tf.Tensor
+    ) -> Pair:
+        """The velocity, and the product `εᵀ ∂f/∂x`."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            velocity = self.velocity(t, x, parameters)
+        product = tape.gradient(
+            velocity, x, probe, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return velocity, product
+
+
+_FREQUENCIES = (1, 2)
+_TIMES = 1 + 2 * len(_FREQUENCIES)
+
+
+def _features_of(t: tf.Tensor) -> tf.Tensor:
+    """What networks see of the time, `(1, 5)` or `(n, 5)`."""
+    t = tf.reshape(t, [-1, 1])
+    angles = [math.pi * frequency * t for frequency in _FREQUENCIES]
+    return tf.concat([2 * t - 1, *map(tf.sin, angles), *map(tf.cos, angles)], -1)
