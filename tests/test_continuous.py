@@ -142,7 +142,10 @@ BAD = {
         lambda: bijectors.Continuous(2, networks.VelocityMLP(3)),
         r"must have the event size.*\(2, None, 'float32'\).*\(3, None, 'float32'\)",
     ),
-    "widths": (lambda: flows.ot_flow(2, hidden_units=(3, 4)), "two equal widths.*\\(3, 4\\)"),
+    "widths": (
+        lambda: flows.ot_flow(2, hidden_units=(3, 4)),
+        "one width, or two equal ones.*\\(3, 4\\)",
+    ),
     "activation": (lambda: flows.ffjord(2, activation="relu"), "`activation` must be one of"),
     "loss": (
         lambda: FlowModel(flows.ffjord(2)).compile(loss="mse"),

@@ -32,9 +32,10 @@ def ffjord(
 ) -> Flow:
     """Continuous normalizing flow: events follow the velocity field of a dense network.
 
-    Both directions cost `4 · steps` calls of the network; see `bijectors.Continuous` for solvers,
-    traces and penalties. Train by maximum likelihood, or at a small part of the cost by flow
-    matching, `model.compile(loss="flow_matching")`.
+    Both directions cost `4 · steps` calls of the network. `solver`, `steps`, `rtol`, `atol` and
+    `trace`, and the penalties `kinetic` and `jacobian`, are those of `bijectors.Continuous`;
+    `activation` is "silu", "tanh" or "softplus". Train by maximum likelihood, or at a small part of
+    the cost by flow matching, `model.compile(loss="flow_matching")`.
 
     Source: Will Grathwohl, Ricky T. Q. Chen, Jesse Bettencourt, Ilya Sutskever and David Duvenaud,
     "FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models" (2019).
@@ -78,9 +79,10 @@ def ot_flow(
     """Continuous flow whose velocity is the gradient of a potential, with a penalty of speed.
 
     Optimal transport has such velocities, and constant ones: paths become straight, and few steps
-    follow them. `hidden_units` are two equal widths; see `networks.Potential`.
+    follow them. `hidden_units` is one width, or two equal ones; see `networks.Potential`.
 
-    Both directions cost `4 · steps` calls of the network.
+    Both directions cost `4 · steps` calls of the network. `solver`, `steps`, `rtol` and `atol`, and
+    the penalty `kinetic`, are those of `bijectors.Continuous`.
 
     Source: Derek Onken, Samy Wu Fung, Xingjian Li and Lars Ruthotto, "OT-Flow: Fast and Accurate
     Continuous Normalizing Flows via Optimal Transport" (2021).
@@ -89,9 +91,9 @@ def ot_flow(
       >>> flow = flows.ot_flow(2, hidden_units=(16, 16))
     """
     make, widths = Builder(event_size, options), options["hidden_units"]
-    if not isinstance(widths, Sequence) or len(widths) != 2 or widths[0] != widths[1]:
+    if not isinstance(widths, Sequence) or len(widths) not in (1, 2) or widths[0] != widths[-1]:
         raise ValueError(
-            "`hidden_units` must be two equal widths, of a residual network. "
+            "`hidden_units` must be one width, or two equal ones, of a residual network. "
             f"Received: hidden_units={widths!r}"
         )
 

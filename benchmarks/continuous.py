@@ -1,0 +1,121 @@
+"""Continuous and residual flows beside those of other libraries: KL(data || flow) on toys.
+
+Run it from the root of the repository: `python benchmarks/continuous.py --minutes 2`.
+
+Every model trains for the same time on the same draws, in a process of its own, one after another.
+The divergence is the mean of `toy.log_prob(x) - model.log_prob(x)` over other draws. The peers run
+in the environment of `make bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import print_table
+
+from tfp_flows import datasets
+
+HERE = Path(__file__).resolve().parent
+TOYS = ("two_moons", "circles", "eight_gaussians", "pinwheel")
+# Learning rates were found on two_moons, each by three trials.
+MODELS = {
+    "ours_ffjord": ("tfp_flows, FFJORD", 1e-2),
+    "ours_matching": ("tfp_flows, flow matching", 5e-3),
+    "ours_ot_matching": ("tfp_flows, flow matching by optimal transport", 5e-3),
+    "ours_ot_flow": ("tfp_flows, OT-Flow", 1e-2),
+    "ours_residual": ("tfp_flows, residual flow", 5e-3),
+    "zuko_cnf": ("Zuko, CNF", 1e-2),
+    "torchflows_ffjord": ("torchflows, FFJORD", 1e-2),
+    "torchflows_ot_flow": ("torchflows, OT-Flow", 1e-2),
+    "torchflows_residual": ("torchflows, residual flow", 5e-3),
+    "torchcfm": ("torchcfm, flow matching", 5e-3),
+    "torchcfm_ot": ("torchcfm, flow matching by optimal transport", 5e-3),
+}
+
+
+def run(toy: str, model: str, draws: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What a process found that trained one model, or why it found nothing."""
+    ours = model.startswith("ours")
+    keys = ("minutes", "batch_size", "threads", "clock", "seed")
+    order = {key: getattr(options, key) for key in keys}
+    order |= {"draws": draws, "model": model}
+    order["learning_rate"] = options.learning_rate or MODELS[model][1]
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": str(options.threads),
+        "PYTHONPATH": os.pathsep.join(map(str, (HERE.parent, HERE / "continuous_workers"))),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    python = sys.executable if ours else options.peers_python
+    worker = HERE / "continuous_workers" / ("ours.py" if ours else "torch_flows.py")
+    command = [python, worker, json.dumps(order)]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        return {"failure": "not installed: make .venv-peers/installed"}
+    except subprocess.CalledProcessError as error:
+        return {"failure": error.stderr.strip().rpartition("\n")[2][:200]}
+    result: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
+    print(json.dumps({"toy": toy, "model": model, **result}), file=sys.stderr, flush=True)
+    return result
+
+
+def row(toy: str, model: str, result: dict[str, Any]) -> list[str]:
+    title = MODELS[model][0]
+    if "failure" in result:
+        return [toy, title, result["failure"], *[""] * 6]
+    return [
+        toy,
+        title,
+        f"{result['kl']:.4f} ± {result['error']:.4f}",
+        f"{result['seconds']:.0f}",
+        f"{result['steps']:,}",
+        f"{result['ms']:.1f}",
+        f"{result['log_prob_ms']:.1f}",
+        f"{result['memory']:.0f}",
+        f"{result['parameters']:,}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--toys", nargs="+", choices=TOYS, default=TOYS)
+    parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=tuple(MODELS))
+    parser.add_argument("--minutes", type=float, default=2.0, help="of training, tracing included")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time, for --clock cpu")
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--learning-rate", type=float, help="instead of the one for each model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--peers-python", type=Path, default=HERE.parent / ".venv-peers" / "bin" / "python"
+    )
+    options = parser.parse_args()
+    table = []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
+        jobs = []
+        for name in options.toys:
+            toy, draws = getattr(datasets, name)(), f"{folder}/{name}.npz"
+            train, test = (toy.sample(n, seed=seed) for n, seed in ((200_000, 1), (10_000, 2)))
+            np.savez(draws, train=train, test=test, log_prob=toy.log_prob(test))
+            jobs += [(name, model, draws, options) for model in options.models]
+        for job, result in zip(jobs, pool.map(lambda job: run(*job), jobs), strict=True):
+            table.append(row(*job[:2], result))
+    print(f"{options.minutes:g} minutes ({options.clock}) on {options.threads} threads\n")
+    header = ["toy", "model", "KL ± 2 s.e., nats", "seconds", "steps", "ms a step"]
+    print_table([*header, "ms for 1,000 log-densities", "MB", "parameters"], table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Our continuous and residual flows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from training import LogProb, Step, main
+
+from tfp_flows import FlowModel, flows
+
+OBJECTIVES = {"ours_matching": "flow_matching", "ours_ot_matching": "ot_flow_matching"}
+
+
+def build(options: dict[str, Any]) -> tuple[int, Step, LogProb]:
+    tf.config.threading.set_intra_op_parallelism_threads(options["threads"])
+    tf.config.threading.set_inter_op_parallelism_threads(options["threads"])
+    keras.utils.set_random_seed(options["seed"])
+    name, seed = options["model"], options["seed"]
+    if name == "ours_ot_flow":
+        flow = flows.ot_flow(2, hidden_units=(32, 32), seed=seed)
+    elif name == "ours_residual":
+        flow = flows.residual(2, layers=8, hidden_units=(64, 64), seed=seed)
+    else:
+        units = (64, 64, 64) if name in OBJECTIVES else (64, 64)
+        flow = flows.ffjord(2, hidden_units=units, seed=seed)
+    model = FlowModel(flow)
+    optimizer = keras.optimizers.Adam(beta_2=0.99)
+    objective = OBJECTIVES.get(name)
+    model.compile(optimizer, loss=objective, jit_compile=objective != "ot_flow_matching")
+    log_prob = tf.function(model.log_prob, reduce_retracing=True)
+
+    def step(x: np.ndarray, rate: float) -> None:
+        optimizer.learning_rate = rate
+        model.train_on_batch(x)
+
+    parameters = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    return parameters, step, lambda x: log_prob(tf.constant(x)).numpy()
+
+
+if __name__ == "__main__":
+    main(build)
