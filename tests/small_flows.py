@@ -12,6 +12,8 @@ transformers = bijectors.transformers
 
 EVENT, CONTEXT = 3, 2
 SMALL = {
+    "ffjord": {"layers": 2, "hidden_units": (8,), "steps": 2},
+    "ot_flow": {"layers": 2, "hidden_units": (8,), "steps": 2},
     "elementwise_spline": {"layers": 2, "hidden_units": (8,), "bins": 4, "seed": 0},
     "neural_spline": {"layers": 2, "hidden_units": (8,), "bins": 4, "seed": 0},
     "nice": {"layers": 2, "hidden_units": (8,), "seed": 0},
