@@ -1,6 +1,7 @@
 """Zuko's CNF, torchflows' FFJORD, OT-Flow and residual flow, and torchcfm's flow matching.
 
-Each with the presets of its library and Adam; torchflows' residual flow with 8 layers, as ours.
+Each with the presets of its library and Adam, but of the sizes of ours: two layers of 64 units, 32
+of OT-Flow; torchflows' residual flow with 8 layers, whose networks are larger.
 torchcfm trains its own `MLP`; its density is by torchdiffeq's dopri5 (rtol and atol 1e-5) and an
 exact trace, since the library has none. Nothing is compiled: none of the libraries does.
 """
@@ -50,11 +51,14 @@ def torchflows_continuous(name: str) -> Any:
     from torchflows.bijections.continuous.otflow import OTFlowBijection
     from torchflows.flows import ContinuousFlow
 
-    flow = ContinuousFlow({"ffjord": FFJORD, "ot_flow": OTFlowBijection}[name]((2,)))
+    if name == "ffjord":
+        flow = ContinuousFlow(FFJORD((2,), nn_kwargs={"hidden_size": 64}))
+    else:
+        flow = ContinuousFlow(OTFlowBijection((2,), time_derivative_kwargs={"hidden_size": 32}))
 
     def loss(x: Tensor) -> Tensor:
-        log_prob, regularization = flow.log_prob(x)
-        return -log_prob.mean() + regularization
+        log_prob, *auxiliary = flow.log_prob(x, return_aux=True)
+        return -log_prob.mean() + flow.regularization(*auxiliary)
 
     return flow, loss, lambda x: flow.log_prob(x)[0]
 
