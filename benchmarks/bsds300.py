@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -37,13 +38,20 @@ PUBLISHED = {
 class Schedule(keras.callbacks.Callback):
     """A learning rate that rises, then falls to 0 along a cosine in the time that is given."""
 
-    def __init__(self, minutes: float, learning_rate: float, warmup: int = 100):
+    def __init__(
+        self,
+        minutes: float,
+        learning_rate: float,
+        warmup: int = 100,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
         super().__init__()
-        self.start, self.seconds = time.perf_counter(), 60 * minutes
+        self.clock = clock
+        self.start, self.seconds = clock(), 60 * minutes
         self.learning_rate, self.warmup, self.steps = learning_rate, warmup, 0
 
     def elapsed(self) -> float:
-        return time.perf_counter() - self.start
+        return self.clock() - self.start
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         share = min(self.elapsed() / self.seconds, 1.0)
