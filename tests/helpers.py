@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import numpy as np
 import tensorflow as tf
 
@@ -21,3 +27,17 @@ def randomize(module: tf.Module, seed: int = 0, stddev: float = 0.3) -> tf.Modul
 def mend(name: str, what: str) -> str:
     """What an assertion about a private name says when it fails."""
     return f"{what}: mend `{name}` in tfp_flows/ops/internals.py"
+
+
+def run_python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own and in another folder."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=folder,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done

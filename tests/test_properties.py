@@ -71,6 +71,48 @@ def test_samples_have_the_shapes_that_were_asked_for(conditional, sample, batch)
 
 
 @few
+@hypothesis.given(
+    batch=batches,
+    factor=st.integers(1, 3),
+    grid=st.lists(st.integers(1, 3), min_size=1, max_size=2),
+    channels=st.integers(1, 3),
+)
+def test_squeezing_moves_numbers_and_loses_none(batch, factor, grid, channels):
+    shape = (*(factor * length for length in grid), channels)
+    squeeze = bijectors.Squeeze(factor, event_ndims=len(shape))
+    x = numbers((*batch, *shape))
+    y = squeeze.forward(x)
+    assert y.shape == (*batch, *grid, channels * factor ** len(grid))
+    assert squeeze.forward_event_shape(shape) == y.shape[len(batch) :]
+    assert squeeze.inverse_event_shape(y.shape[len(batch) :]) == shape
+    np.testing.assert_array_equal(squeeze.inverse(tf.identity(y)), x)
+    np.testing.assert_array_equal(np.sort(np.ravel(y)), np.sort(np.ravel(x)))
+    assert squeeze.forward_log_det_jacobian(x, len(shape)).shape == batch
+
+
+@hypothesis.settings(few, max_examples=10)
+@hypothesis.given(
+    batch=batches,
+    grid=st.lists(st.integers(1, 3), min_size=1, max_size=2),
+    channels=st.integers(2, 4),
+    data=st.data(),
+)
+def test_channels_that_leave_come_back(batch, grid, channels, data):
+    shape, kept = (*grid, channels), data.draw(st.integers(1, channels - 1))
+    inner = [bijectors.ActNorm(kept, "float64")]
+    options = {"kept": kept, "dtype": "float64", "seed": 0}
+    scales = randomize(bijectors.MultiScale(shape, inner, (4,), **options))
+    x = numbers((*batch, *shape))
+    y = scales.forward(x)
+    assert y.shape == x.shape
+    np.testing.assert_allclose(scales.inverse(tf.identity(y)), x, rtol=1e-9, atol=1e-9)
+    there = scales.forward_log_det_jacobian(x, len(shape))
+    back = scales.inverse_log_det_jacobian(tf.identity(y), len(shape))
+    assert there.shape == batch
+    np.testing.assert_allclose(there, -back, rtol=1e-9, atol=1e-9)
+
+
+@few
 @hypothesis.given(batch=batches, extra=st.integers(0, 2))
 def test_bijectors_map_batches_row_by_row(conditional, batch, extra):
     bijector = conditional.given(numbers(CONTEXT)).bijector

@@ -2,11 +2,7 @@
 
 import copy
 import json
-import os
 import pickle
-import subprocess
-import sys
-import textwrap
 import warnings
 from pathlib import Path
 
@@ -15,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from helpers import normal
+from helpers import normal, run_python
 from saved_models import (
     CONTEXTS,
     DATA,
@@ -96,20 +92,6 @@ np.savez("exported.npz", **results)
 """
 
 
-def run(code, folder, **environment):
-    """Run Python code in a process of its own and in another folder."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        cwd=folder,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Models trained and saved in every way; what they gave, and what loaded ones gave."""
@@ -132,8 +114,8 @@ def saved(tmp_path_factory):
             expected[name].update(resumed(model, name))
     np.savez(folder / "data.npz", x=DATA, context=CONTEXTS)
     package = str(Path(tfp_flows.__file__).parents[1])
-    run(LOAD.format(tests=str(Path(__file__).parent)), folder, PYTHONPATH=package)
-    run(USE_EXPORT, folder, PYTHONPATH="")
+    run_python(LOAD.format(tests=str(Path(__file__).parent)), folder, PYTHONPATH=package)
+    run_python(USE_EXPORT, folder, PYTHONPATH="")
     return folder, expected, np.load(folder / "results.npz"), np.load(folder / "exported.npz")
 
 
