@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint bench bench-sweep clean
+.PHONY: demo test lint bench bench-images bench-sweep clean
 
 demo: .venv/installed
 	$(BIN)/tfp-flows fit --out runs/faithful
@@ -38,6 +38,10 @@ bench: .venv/installed .venv-peers/installed
 
 bench-sweep: .venv/installed .venv-peers/installed
 	$(BIN)/python benchmarks/speed.py --sweep --rounds 3 --plot benchmarks/speed.png $(SPEED)
+
+# Bits a dimension of images: in IMAGES, options of benchmarks/images.py.
+bench-images: .venv/installed .venv-peers/installed
+	$(BIN)/python benchmarks/images.py $(IMAGES)
 
 .venv-peers/installed: benchmarks/speed_workers/requirements.txt
 	$(PYTHON) -m venv .venv-peers
