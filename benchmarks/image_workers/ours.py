@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from bsds300 import Schedule
 from common import parameter_count
-from data import Images, load, peak_memory
+from data import Images, held_memory, load, peak_memory
 from tfp import limit_threads
 from training import Options, finish, held_out, summary
 
@@ -197,7 +197,7 @@ def main() -> None:
     limit_threads(options.threads)
     keras.utils.set_random_seed(options.seed)
     images = load(options.data)
-    before = peak_memory()
+    before = held_memory()
     model = build(images, options)
     result = {**train(model, images, options), **score(model, images, options)}
     if options.model == "tarflow":

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from data import Images, load, peak_memory
+from data import Images, held_memory, load, peak_memory
 
 WARMUP = 100  # Steps in which the learning rate rises.
 
@@ -105,7 +105,7 @@ def main(build: Callable[[Images, Options], Program]) -> None:
     """Read the options, train what `build` makes of them, and print the result."""
     options = Options(**json.loads(sys.argv[1]))
     images = load(options.data)
-    before = peak_memory()
+    before = held_memory()
     program = build(images, options)
     finish(train(program, images, options), program.parameters, before)
 
