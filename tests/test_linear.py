@@ -260,6 +260,15 @@ def test_a_flag_must_be_one():
 
 
 @pytest.mark.parametrize("permutation", [None, [2, 0, 3, 1]])
+def test_lu_of_a_grid_is_that_of_its_positions(permutation):
+    lu = perturbed(bijectors.LU(4, "float64", permutation=permutation), 0.5)
+    x = np.random.default_rng(1).normal(size=(2, 3, 5, 4))
+    for direction in (lu.forward, lu.inverse):
+        rows = direction(x.reshape(-1, 4))
+        np.testing.assert_allclose(np.reshape(direction(x), (-1, 4)), rows, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("permutation", [None, [2, 0, 3, 1]])
 def test_lu_whitens(permutation):
     mix = np.array([[1.0, 0, 0, 0], [0.9, 0.3, 0, 0], [-2, 1, 0.5, 0], [0.1, 0, 3, 4]])
     y = np.random.default_rng(0).normal(size=(500, 4)) @ mix.T + [1.0, -5.0, 0.0, 30.0]
