@@ -58,7 +58,7 @@ BSDS300 = {
     "spline coupling (Durkan et al. 2019)": "157.54",
 }
 PUBLISHED = {"mnist": MNIST, "bsds300": BSDS300}
-# Found on validation rows; a rate that is given holds for all.
+# Of the peers as in their documentation, or its usual one; one that is given holds for all.
 RATES = {"glow": 2e-3, "tarflow": 1e-3, "normflows": 1e-3, "torchflows": 1e-3, "tfb": 1e-3}
 
 
