@@ -13,6 +13,7 @@ import tensorflow_probability as tfp
 from tfp_flows.bijectors.matrices import (
     log_diagonal,
     multiply,
+    one_for_many,
     raw_log_diagonal,
     reflect,
     reflection_count,
@@ -110,7 +111,7 @@ class LU(Parametric):
 
     def _map(self, x: tf.Tensor, packed: tf.Tensor, shift: tf.Tensor) -> Pair:
         lower, upper, log_det = self._factors(packed)
-        if _one_for_many(lower, x):
+        if one_for_many(lower, x):
             matrix = self._reordered(tf.matmul(lower, upper), axis=0)
             return multiply(matrix, x) + shift, log_det
         y = self._reordered(multiply(lower, multiply(upper, x)), axis=-1)
@@ -118,7 +119,7 @@ class LU(Parametric):
 
     def _unmap(self, y: tf.Tensor, packed: tf.Tensor, shift: tf.Tensor) -> Pair:
         lower, upper, log_det = self._factors(packed)
-        if _one_for_many(lower, y):
+        if one_for_many(lower, y):
             unit = tf.eye(self.event_size, dtype=y.dtype)
             inverse = tf.linalg.triangular_solve(lower, self._reordered(unit, axis=1), lower=True)
             inverse = tf.linalg.triangular_solve(upper, inverse, lower=False)
@@ -315,14 +316,6 @@ class QR(Parametric):
         matrix, log_det = _triangle(entries, self.max_log_scale, lower=False)
         y = reflect(vectors, y - shift, adjoint=True)
         return solve_triangular(matrix, y, lower=False), -log_det
-
-
-def _one_for_many(matrix: tf.Tensor, x: tf.Tensor) -> bool:
-    """Whether all events share the matrix, and lie on a grid, where they outnumber its columns.
-
-    There the product of its factors is made once, and takes a third of the time for all events.
-    """
-    return matrix.shape.rank == 2 and x.shape.rank > 2
 
 
 def _triangle(
