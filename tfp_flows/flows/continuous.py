@@ -12,6 +12,7 @@ from tfp_flows.distributions.flow import Flow
 from tfp_flows.flows.build import Builder
 from tfp_flows.flows.options import FlowOptions, family
 from tfp_flows.networks import Dynamics, Potential, VelocityMLP
+from tfp_flows.ops.checks import positive_int
 
 __all__ = ["ffjord", "ot_flow"]
 
@@ -91,7 +92,11 @@ def ot_flow(
       >>> flow = flows.ot_flow(2, hidden_units=(16, 16))
     """
     make, widths = Builder(event_size, options), options["hidden_units"]
-    if not isinstance(widths, Sequence) or len(widths) not in (1, 2) or widths[0] != widths[-1]:
+    if not isinstance(widths, Sequence) or not widths:
+        raise ValueError(
+            f"`hidden_units` must be a sequence of hidden widths. Received: {widths!r}"
+        )
+    if len({positive_int(width, "hidden_units") for width in widths}) > 1 or len(widths) > 2:
         raise ValueError(
             "`hidden_units` must be one width, or two equal ones, of a residual network. "
             f"Received: hidden_units={widths!r}"

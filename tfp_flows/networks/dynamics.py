@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfp_flows.networks.mlp import without_trainable
-from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.checks import floating, positive_int
 from tfp_flows.ops.internals import prefer_static as ps
 from tfp_flows.ops.limits import claim
 from tfp_flows.ops.seeds import derived_seed
@@ -59,7 +59,7 @@ class Dynamics(keras.layers.Layer, abc.ABC):
         dtype: str = "float32",
         name: str | None = None,
     ):
-        super().__init__(dtype=dtype, name=name)
+        super().__init__(dtype=floating(dtype).name, name=name)
         self.event_size = positive_int(event_size, "event_size")
         self.context_size = context_size
         self.seed = seed
