@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import normal, randomize
+from tensorflow_probability import distributions as tfd
 
 from tfp_flows import FlowModel, bijectors, distributions, flows, networks, testing
 
@@ -78,6 +79,10 @@ def test_a_causal_layer_of_ones_own():
         bijectors.TokenAutoregressive((4, 2), t.Affine(), keras.layers.Conv1D(3, 3, padding="same"))
 
 
+def dequantized():
+    return distributions.Dequantized(flows.tarflow((4, 4, 1), **SMALL), 1.0)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -90,6 +95,12 @@ def test_a_causal_layer_of_ones_own():
         (lambda: flows.tarflow((6, 8, 1), patch=4), "of 6, 4 or 8 would do"),
         (lambda: flows.tarflow((8, 8), patch=4), "`event_shape`"),
         (lambda: flows.guided(flows.tarflow((4, 4, 1), **SMALL), 1.0), "with context"),
+        (lambda: flows.denoised(flows.tarflow((4, 4, 1), **SMALL), 0.0, 0.0), "`noise`"),
+        (lambda: flows.denoised(dequantized(), np.zeros((2, 4, 4, 1)), 0.1), "have a density"),
+        (
+            lambda: flows.denoised(FlowModel(dequantized()), np.zeros((2, 4, 4, 1)), 0.1),
+            "have a density",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):
@@ -148,3 +159,40 @@ def test_a_model_of_patches_trains_and_saves(tmp_path):
     loaded = FlowModel.load(tmp_path / "patches.keras")
     found, expected = (m.log_prob(x[:5], context[:5]) for m in (loaded, model))
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("batch", [(), (7,), (2, 3)])
+def test_denoised_events_are_posterior_means(batch):
+    """Of normal data, whose posterior given a noisy event is known."""
+    noise, mean = 0.7, np.array([1.0, -2.0])
+    root = np.array([[1.0, 0.0], [0.6, 0.3]])
+    covariance = root @ root.T
+    noisy = covariance + noise**2 * np.eye(2)
+    flow = tfd.MultivariateNormalTriL(mean, np.linalg.cholesky(noisy))
+    y = normal(*batch, 2, dtype="float64")
+    expected = mean + (y - mean) @ np.linalg.solve(noisy, covariance)
+    np.testing.assert_allclose(flows.denoised(flow, y, noise), expected, rtol=1e-10)
+
+
+def test_models_denoise_in_units_of_the_data():
+    x = 5 + 3 * normal(200, 2)
+    model = FlowModel(flows.real_nvp(2, layers=2, seed=0))  # Starts as a standard normal.
+    model.adapt(x)
+    y = x[:4]
+    expected = y - 0.5**2 * (y - x.mean(0)) / x.var(0)
+    np.testing.assert_allclose(flows.denoised(model, y, 0.5), expected, rtol=1e-5)
+
+
+def test_a_tarflow_is_trained_with_noise_and_its_draws_denoised():
+    model, noise = FlowModel(flows.tarflow((4, 4, 1), **SMALL)), 0.3
+    data = tf.data.Dataset.from_tensor_slices(np.ones((128, 4, 4, 1), "float32")).batch(64)
+    data = data.map(lambda x: x + noise * tf.random.normal(tf.shape(x)))
+    model.adapt(data)
+    model.compile(keras.optimizers.Adam(1e-3))
+    model.fit(data, epochs=2, verbose=0)
+    assert set(model.evaluate(data, return_dict=True, verbose=0)) == {"loss"}
+    draws = model.sample(64, seed=0)
+    errors = [
+        np.sqrt(np.mean((drawn - 1) ** 2)) for drawn in (draws, flows.denoised(model, draws, noise))
+    ]
+    assert errors[1] < 0.3 * errors[0]

@@ -50,7 +50,7 @@ from tfp_flows.flows.splines import (
     elementwise_spline,
     neural_spline,
 )
-from tfp_flows.flows.tokens import guided, tarflow
+from tfp_flows.flows.tokens import denoised, guided, tarflow
 
 __all__ = [
     "autoregressive",
@@ -58,6 +58,7 @@ __all__ = [
     "bernstein",
     "circular_spline",
     "coupling",
+    "denoised",
     "elementwise_spline",
     "ffjord",
     "flow_plus_plus",
@@ -82,11 +83,11 @@ __all__ = [
 ]
 
 _OF_GRIDS = ("glow", "tarflow", "waveglow")
-# Of vectors: all but those that take a transformer or a shape, and the two functions below.
+# Of vectors: all but those that take a transformer, a shape or a flow, and the two functions below.
 _FAMILIES: dict[str, Callable[..., Flow]] = {
     name: globals()[name]
     for name in __all__
-    if name not in ("autoregressive", "coupling", "get", "guided", "names", *_OF_GRIDS)
+    if name not in ("autoregressive", "coupling", "denoised", "get", "guided", "names", *_OF_GRIDS)
 }
 Flow.default_names.update(_FAMILIES, _OF_GRIDS)
 
