@@ -12,14 +12,12 @@ layers of logistic mixtures, as Flow++ has in couplings, between them a linear l
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from common import DATA, log_prob, parameter_count, print_table
+from common import DATA, Schedule, log_prob, parameter_count, print_table
 
 from tfp_flows import Flow, FlowModel, bijectors
 
@@ -33,37 +31,6 @@ PUBLISHED = {
     "FFJORD (Grathwohl et al. 2019)": "157.40",
     "spline coupling (Durkan et al. 2019)": "157.54",
 }
-
-
-class Schedule(keras.callbacks.Callback):
-    """A learning rate that rises, then falls to 0 along a cosine in the time that is given."""
-
-    def __init__(
-        self,
-        minutes: float,
-        learning_rate: float,
-        warmup: int = 100,
-        clock: Callable[[], float] = time.perf_counter,
-    ):
-        super().__init__()
-        self.clock = clock
-        self.start, self.seconds = clock(), 60 * minutes
-        self.learning_rate, self.warmup, self.steps = learning_rate, warmup, 0
-
-    def elapsed(self) -> float:
-        return self.clock() - self.start
-
-    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        share = min(self.elapsed() / self.seconds, 1.0)
-        rise = min(1.0, (self.steps + 1) / self.warmup)
-        self.model.optimizer.learning_rate = (
-            self.learning_rate * rise * 0.5 * (1 + np.cos(np.pi * share))
-        )
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self.steps += 1
-        if self.elapsed() > self.seconds:
-            self.model.stop_training = True
 
 
 def dequantize(patches: np.ndarray, seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the likelihood benchmarks share: a spline flow with dropout, its training, and tables."""
+"""What the likelihood benchmarks share: a spline flow with dropout, training, and tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import itertools
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -88,6 +88,37 @@ def fit(
         verbose=0,
     )
     return time.perf_counter() - start
+
+
+class Schedule(keras.callbacks.Callback):
+    """A learning rate that rises, then falls to 0 along a cosine in the time that is given."""
+
+    def __init__(
+        self,
+        minutes: float,
+        learning_rate: float,
+        warmup: int = 100,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        super().__init__()
+        self.clock = clock
+        self.start, self.seconds = clock(), 60 * minutes
+        self.learning_rate, self.warmup, self.steps = learning_rate, warmup, 0
+
+    def elapsed(self) -> float:
+        return self.clock() - self.start
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        share = min(self.elapsed() / self.seconds, 1.0)
+        rise = min(1.0, (self.steps + 1) / self.warmup)
+        self.model.optimizer.learning_rate = (
+            self.learning_rate * rise * 0.5 * (1 + np.cos(np.pi * share))
+        )
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.steps += 1
+        if self.elapsed() > self.seconds:
+            self.model.stop_training = True
 
 
 def log_prob(model: FlowModel, data: Sequence[np.ndarray]) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from bsds300 import Schedule
+from common import Schedule
 from common import parameter_count
 from data import Images, held_memory, load, peak_memory
 from tfp import limit_threads
