@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from helpers import normal
 
-from tfp_flows import Flow, FlowModel, bijectors, flows
+from tfp_flows import Flow, FlowModel, bijectors, distributions, flows
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 transformers = bijectors.transformers
@@ -17,6 +17,8 @@ transformers = bijectors.transformers
 ROWS, EVENT, CONTEXT = 40, 5, 2
 DATA = 2 * normal(ROWS, EVENT) + [0, 5, -3, 1, 10]
 CONTEXTS = 3 * normal(ROWS, CONTEXT, seed=1) + 7
+WAVES = np.round(100 * normal(ROWS, 32, 1, seed=2))
+SPECTROGRAMS = normal(ROWS, 2, 3, seed=3) - 5
 
 
 @keras.saving.register_keras_serializable("test_saving")
@@ -152,6 +154,11 @@ def picky():
     return tfd.TransformedDistribution(independent, tfb.ScaleMatvecLinearOperator(matrix))
 
 
+def sound():
+    flow = flows.waveglow(32, mels=3, hop=16, flows=2, width=8, layers=2)
+    return distributions.Dequantized(flow, 1.0, seed=0)
+
+
 MODELS = {
     # No seed: what is drawn at random for weights and masks has to be in the file.
     "masks": lambda: flows.real_nvp(EVENT, layers=4, hidden_units=(8,)),
@@ -160,16 +167,19 @@ MODELS = {
     "mixture": mixture,
     "picky": picky,
     "double": lambda: flows.neural_spline(EVENT, layers=2, hidden_units=(8,), dtype="float64"),
+    "sound": sound,
 }
 OPTIMIZERS = {  # of those that are trained
     "masks": lambda: keras.optimizers.AdamW(0.01, clipnorm=1.0, use_ema=True),
     "context": lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.02, 100)),
     "kinds": lambda: SlowAdam(0.005),
 }
-EXPORTED = ("masks", "context", "double")
+EXPORTED = ("masks", "context", "double", "sound")
 
 
 def data_of(name):
+    if name == "sound":
+        return (SPECTROGRAMS, WAVES)
     return (CONTEXTS, DATA) if name == "context" else (DATA,)
 
 

@@ -20,6 +20,8 @@ from saved_models import (
     MODELS,
     OPTIMIZERS,
     ROWS,
+    SPECTROGRAMS,
+    WAVES,
     Double,
     base,
     data_of,
@@ -87,6 +89,8 @@ results["context signature"] = signature(x=x[:9], context=context[:9])["log_prob
 results["context sample"] = flow.sample(4, context)
 flow = tf.saved_model.load("double")
 results["double"] = flow.log_prob(tf.constant(data["x"], tf.float64))
+flow = tf.saved_model.load("sound")
+results["sound"] = flow.log_prob(tf.constant(data["wave"]), tf.constant(data["spectrogram"]))
 assert sys.modules["tfp_flows"] is None
 np.savez("exported.npz", **results)
 """
@@ -112,7 +116,8 @@ def saved(tmp_path_factory):
         expected[name] = values(model, name)
         if name in OPTIMIZERS:
             expected[name].update(resumed(model, name))
-    np.savez(folder / "data.npz", x=DATA, context=CONTEXTS)
+    given = {"context": CONTEXTS, "spectrogram": SPECTROGRAMS}
+    np.savez(folder / "data.npz", x=DATA, wave=WAVES, **given)
     package = str(Path(tfp_flows.__file__).parents[1])
     run_python(LOAD.format(tests=str(Path(__file__).parent)), folder, PYTHONPATH=package)
     run_python(USE_EXPORT, folder, PYTHONPATH="")
