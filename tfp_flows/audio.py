@@ -152,6 +152,9 @@ def synthesize(
 ) -> tf.Tensor:
     """Draw waves of any length from a flow of segments, given their spectrograms.
 
+    Of many waves of one length, `tf.function` of a call saves most of the time: without it, what
+    Python does for every layer takes longer than to compute some seconds of sound.
+
     Args:
       flow: `flows.waveglow`, or a `FlowModel` or `Dequantized` of one.
       spectrogram: `(..., frames, mels)`, of any number of frames.
