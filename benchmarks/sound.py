@@ -3,7 +3,7 @@
 Run it from the root of the repository, with the extra `test` installed:
 `python benchmarks/sound.py --minutes 30 --plot benchmarks/sound.png`.
 
-The sentences are 558 of one speaker at 8 kHz with 16 bits, which Debian has in the package
+The sentences are 556 of one speaker at 8 kHz with 16 bits, which Debian has in the package
 `asterisk-core-sounds-en-wav`; whole files are for training, validation or test. Log-likelihoods are
 log-probabilities of the integers from -32,768 to 32,767, per sample: by uniform dequantization a
 lower bound for the flows, exact for the linear predictors, whose Gaussian is integrated over the
