@@ -15,8 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from common import Schedule
-from common import parameter_count
+from common import Schedule, parameter_count
 from data import Images, held_memory, load, peak_memory
 from tfp import limit_threads
 from training import Options, finish, held_out, summary
