@@ -166,6 +166,18 @@ def tokens(
     return Case(make, size, context)
 
 
+def residual(size: int | tuple, context: int | tuple | None = None, **options) -> Case:
+    """Log-dets that are estimated are no log-determinants."""
+
+    def make(dtype: str) -> bijectors.Residual:
+        return bijectors.Residual(
+            size, (8, 8), context_size=context, dtype=dtype, seed=0, **options
+        )
+
+    skip = ("log-det", "finite differences") if "log_det" in options else ()
+    return Case(make, size, context, skip=skip)
+
+
 CASES: dict[str, Case] = {
     "ShiftAndCube float": Case(lambda dtype: bijectors.ShiftAndCube(0.5), 2),
     "ShiftAndCube variable": Case(lambda d: bijectors.ShiftAndCube(variable(0.5)(d)), 2),
@@ -303,6 +315,9 @@ CASES: dict[str, Case] = {
     "Tokens context": tokens((3, 2), context=2),
     "Tokens context reverse of tokens": tokens((3, 2), context=(3, 1), reverse=True),
     "Tokens guidance": tokens((3, 2), context=2, guidance=0.5),
+    "Residual 2": residual(2),
+    "Residual 3 context": residual(3, context=2, lipschitz=0.8),
+    "Residual image": residual((2, 3, 2), context=3, log_det="roulette"),
     "MultiScale sound": Case(
         lambda d: bijectors.MultiScale((4, 3), [bijectors.ActNorm(1, d)], (4,), dtype=d), (4, 3)
     ),

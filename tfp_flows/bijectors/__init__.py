@@ -13,6 +13,7 @@ from tfp_flows.bijectors.normalization import ActNorm
 from tfp_flows.bijectors.orthogonal import Householder, Rotation
 from tfp_flows.bijectors.permutation import Permutation
 from tfp_flows.bijectors.planar import Planar, Radial
+from tfp_flows.bijectors.residual import Residual
 from tfp_flows.bijectors.support import Support
 from tfp_flows.bijectors.sylvester import Sylvester
 from tfp_flows.bijectors.tokens import TokenAutoregressive
@@ -32,6 +33,7 @@ __all__ = [
     "Permutation",
     "Planar",
     "Radial",
+    "Residual",
     "Rotation",
     "Rotation2D",
     "ShiftAndCube",

@@ -44,6 +44,7 @@ from tfp_flows.flows.parametric import (
     radial,
     sylvester,
 )
+from tfp_flows.flows.residual import residual
 from tfp_flows.flows.sounds import waveglow
 from tfp_flows.flows.splines import (
     circular_spline,
@@ -75,6 +76,7 @@ __all__ = [
     "planar",
     "radial",
     "real_nvp",
+    "residual",
     "sum_of_squares",
     "sylvester",
     "tarflow",

@@ -13,7 +13,12 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tfp_flows import serialization
-from tfp_flows.networks import AutoregressiveConditioner, CausalConditioner, Conditioner
+from tfp_flows.networks import (
+    AutoregressiveConditioner,
+    CausalConditioner,
+    Conditioner,
+    Contraction,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +101,7 @@ def count_calls(run: Callable[[], Any]) -> dict[int, int]:
             AutoregressiveConditioner, "solve", counted(AutoregressiveConditioner.solve)
         ),
         mock.patch.object(CausalConditioner, "solve", counted(CausalConditioner.solve)),
+        mock.patch.object(Contraction, "given", counted(Contraction.given)),
     ):
         tf.function(run).get_concrete_function()
     return calls
