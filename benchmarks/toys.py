@@ -1,4 +1,4 @@
-"""How close a spline flow comes to densities that are known: KL(data || flow) in nats.
+"""How close a flow comes to densities that are known: KL(data || flow) in nats.
 
 Run it from the root of the repository: `python benchmarks/toys.py [TOY ...] [--all]`.
 """
@@ -38,11 +38,17 @@ def measure(name: str, options: argparse.Namespace) -> list[str]:
     keras.utils.set_random_seed(options.seed)
     toy = getattr(datasets, name)()
     start, budget = time.perf_counter(), Budget(options.minutes)
-    flow = flows.neural_spline(2, hidden_units=options.hidden_units, seed=options.seed)
+    flow = flows.get(
+        options.flow,
+        2,
+        layers=options.layers,
+        hidden_units=options.hidden_units,
+        seed=options.seed,
+    )
     model = FlowModel(flow)
     model.adapt(toy.sample(10_000, seed=1))
     schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, options.steps)
-    model.compile(keras.optimizers.Adam(schedule))
+    model.compile(keras.optimizers.Adam(schedule), jit_compile=options.jit or "auto")
     # Every step draws a sample of its own: there is nothing to overfit.
     seeds = tf.data.Dataset.random(seed=options.seed).batch(2, drop_remainder=True)
     samples = seeds.map(lambda seed: toy.sample(options.batch_size, seed=tf.cast(seed, tf.int32)))
@@ -67,6 +73,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("toys", nargs="*", metavar="TOY", help=f"default: {' '.join(TOYS)}")
     parser.add_argument("--all", action="store_true", help="all toys of the package")
+    parser.add_argument("--flow", choices=flows.names(), default="neural_spline")
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--jit", action="store_true", help="XLA compiles whole steps")
     parser.add_argument("--minutes", type=float, default=2.0, help="training stops here")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=512)

@@ -315,9 +315,24 @@ CASES: dict[str, Case] = {
     "Tokens context": tokens((3, 2), context=2),
     "Tokens context reverse of tokens": tokens((3, 2), context=(3, 1), reverse=True),
     "Tokens guidance": tokens((3, 2), context=2, guidance=0.5),
-    "Residual 2": residual(2),
-    "Residual 3 context": residual(3, context=2, lipschitz=0.8),
+    "BlockAutoregressive context": Case(
+        lambda dtype: bijectors.BlockAutoregressive(
+            2, 4, order="reversed", context_size=2, dtype=dtype, seed=0
+        ),
+        2,
+        2,
+    ),
+    "Residual context": residual(2, context=2),
     "Residual image": residual((2, 3, 2), context=3, log_det="roulette"),
+    "Sphere": Case(
+        lambda dtype: bijectors.Sphere(dtype),
+        2,
+        angles=True,
+        extremes=(0.0, float(np.pi), -float(np.pi)),
+        inverse_extremes=(),
+        # Three columns come out: no square Jacobian, no rows of one shape.
+        skip=("log-det", "batch shapes"),
+    ),
     "MultiScale sound": Case(
         lambda d: bijectors.MultiScale((4, 3), [bijectors.ActNorm(1, d)], (4,), dtype=d), (4, 3)
     ),

@@ -25,6 +25,9 @@ def zeros_of(bijector: tfb.Bijector, x: np.ndarray) -> np.ndarray | None:
     elif isinstance(bijector, bijectors.MaskedAutoregressive):
         block = np.argsort(bijector.order) // bijector.conditioner.layer.block_size
         may_see = block[:, None] > block
+    elif isinstance(bijector, bijectors.BlockAutoregressive):
+        place = np.argsort(bijector.order)
+        may_see = place[:, None] > place
     elif isinstance(bijector, bijectors.TokenAutoregressive):
         place = np.arange(x[0].size) // x.shape[-1] * (-1 if bijector.reverse else 1)
         may_see = place[:, None] > place

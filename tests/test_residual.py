@@ -97,7 +97,7 @@ def twins(size, **options):
         bijectors.Residual(size, (8, 8), log_det=log_det, dtype="float64", seed=0, **options)
         for log_det in ("exact", "roulette")
     ]
-    randomize(pair[0], stddev=0.4)
+    randomize(pair[0], stddev=1.0)
     for one, other in zip(pair[0].trainable_variables, pair[1].trainable_variables, strict=True):
         other.assign(one)
     return pair
@@ -137,7 +137,7 @@ def test_roulette_is_unbiased_and_so_is_its_gradient():
     for found, expected in ((means, value), (slopes, tf.reduce_sum(slope**2))):
         error = found.std() / np.sqrt(len(found))
         assert abs(found.mean() - expected) < 3 * error
-        assert error < 0.05 * abs(expected)
+        assert error < 0.1 * abs(expected)
 
 
 def test_values_are_those_of_the_series():

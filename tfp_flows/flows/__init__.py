@@ -35,6 +35,7 @@ from tfp_flows.flows.masked_autoregressive import (
 )
 from tfp_flows.flows.monotone import (
     bernstein,
+    bnaf,
     naf,
     sum_of_squares,
     umnn,
@@ -46,6 +47,7 @@ from tfp_flows.flows.parametric import (
 )
 from tfp_flows.flows.residual import residual
 from tfp_flows.flows.sounds import waveglow
+from tfp_flows.flows.sphere import sphere
 from tfp_flows.flows.splines import (
     circular_spline,
     elementwise_spline,
@@ -57,6 +59,7 @@ __all__ = [
     "autoregressive",
     "autoregressive_spline",
     "bernstein",
+    "bnaf",
     "circular_spline",
     "coupling",
     "denoised",
@@ -77,6 +80,7 @@ __all__ = [
     "radial",
     "real_nvp",
     "residual",
+    "sphere",
     "sum_of_squares",
     "sylvester",
     "tarflow",
@@ -84,14 +88,14 @@ __all__ = [
     "waveglow",
 ]
 
-_OF_GRIDS = ("glow", "tarflow", "waveglow")
+_OF_OTHERS = ("glow", "sphere", "tarflow", "waveglow")
 # Of vectors: all but those that take a transformer, a shape or a flow, and the two functions below.
 _FAMILIES: dict[str, Callable[..., Flow]] = {
     name: globals()[name]
     for name in __all__
-    if name not in ("autoregressive", "coupling", "denoised", "get", "guided", "names", *_OF_GRIDS)
+    if name not in ("autoregressive", "coupling", "denoised", "get", "guided", "names", *_OF_OTHERS)
 }
-Flow.default_names.update(_FAMILIES, _OF_GRIDS)
+Flow.default_names.update(_FAMILIES, _OF_OTHERS)
 
 
 def names() -> list[str]:

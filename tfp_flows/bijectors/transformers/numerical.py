@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfp_flows.bijectors.transformers.base import Pair
 from tfp_flows.ops.implicit import implicit_root
 
-__all__ = ["numerical_inverse"]
+__all__ = ["bracketed_root", "numerical_inverse"]
 
 Direction = Callable[[tf.Tensor, tf.Tensor], Pair]
 Equation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Pair]
@@ -46,12 +46,16 @@ def numerical_inverse(forward: Direction, y: tf.Tensor, parameters: tf.Tensor) -
         value, log_slope = forward(x, parameters)
         return value - y, tf.exp(log_slope)
 
-    root = _root(equation, tf.stop_gradient(y), tf.stop_gradient(parameters))
+    root = bracketed_root(equation, tf.stop_gradient(y), tf.stop_gradient(parameters))
     x = implicit_root(equation, root, y, parameters)
     return x, -forward(x, parameters)[1]
 
 
-def _root(equation: Equation, y: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+def bracketed_root(equation: Equation, y: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+    """The `x` at which an increasing `equation(x, y, parameters)` is 0; see `numerical_inverse`.
+
+    It returns its value and slope, for `x` with axes in front of those of `y`, too.
+    """
     # Newton's method rather than `tfp.math.find_root_chandrupatla`: `forward` gives the slope
     # anyway, and compiled code holds `forward` once for the search, not three times.
     eps = np.finfo(y.dtype.as_numpy_dtype).eps
