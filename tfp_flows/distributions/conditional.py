@@ -81,6 +81,20 @@ class Conditional(Copyable, tfd.Distribution):
         given = self.given(context)
         return super().prob(value, name=name) if given is self else given.prob(value)
 
+    def cdf(self, value: Any, context: Any | None = None, name: str = "cdf") -> tf.Tensor:
+        """Probability of events up to `value`, of a distribution of one column that has it."""
+        given = self.given(context)
+        return super().cdf(value, name=name) if given is self else given.cdf(value)
+
+    def survival(self, value: Any, context: Any | None = None) -> tf.Tensor:
+        """Probability of events above `value`: TFP's `survival_function`, given context."""
+        return self.given(context).survival_function(value)
+
+    def quantile(self, value: Any, context: Any | None = None, name: str = "quantile") -> tf.Tensor:
+        """The events up to which others have the probability `value`; see `cdf`."""
+        given = self.given(context)
+        return super().quantile(value, name=name) if given is self else given.quantile(value)
+
     def unnormalized_log_prob(
         self, value: Any, context: Any | None = None, name: str = "unnormalized_log_prob"
     ) -> tf.Tensor:

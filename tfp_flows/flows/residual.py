@@ -12,7 +12,7 @@ from tfp_flows.flows.options import FlowOptions, family
 __all__ = ["residual"]
 
 
-@family(actnorm=True, hidden_units=(64, 64))
+@family(hidden_units=(64, 64))
 def residual(
     event_size: int,
     *,

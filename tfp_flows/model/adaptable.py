@@ -12,11 +12,15 @@ from tensorflow_probability import distributions as tfd
 from tfp_flows.model import variables
 from tfp_flows.model.data import check_finite, check_inputs, check_rows, collect
 from tfp_flows.model.saving import SavableModel
-from tfp_flows.model.standardizer import Standardizer, check_support, warn_of_raw_outliers
+from tfp_flows.model.standardizer import (
+    Standardizer,
+    check_raw,
+    check_support,
+    warn_of_raw_outliers,
+)
 from tfp_flows.model.ties import warn_of_ties
 from tfp_flows.networks import Embedding
 from tfp_flows.ops.capabilities import awaits_data
-from tfp_flows.ops.columns import check_varies, constant_columns
 
 __all__ = ["AdaptableModel"]
 
@@ -90,16 +94,15 @@ class AdaptableModel(SavableModel):
         if not raw:
             self.event_standardizer.adapt(events, name, scale=scale)
         elif steps is None:  # Cells have a probability, even if all events lie in one.
-            check_finite(events, name, self.event_dtype)
-            constant = constant_columns(np.asarray(events), self.event_dtype)
-            check_varies(constant, self.event_dtype, name, getattr(events, "columns", None))
+            check_raw(self, events, name)
         if context is not None and self.context_standardizer is not None:
             self.context_standardizer.adapt(context, "x", scale=scale)
         for embedding in self._embeddings:
             embedding.adapt(context)
         if not raw:
             check_support(self, context, events, name)
-        warn_of_ties(events, steps=None if steps is None else np.ravel(steps))
+        if not self.infinite_events:  # Studies end for many at one time.
+            warn_of_ties(events, steps=None if steps is None else np.ravel(steps))
         self._initialize_from_data(context, events, again=True, scale=scale)
         if raw and self.event_shape.rank == 1:  # A pixel that is rarely bright is no mistake.
             warn_of_raw_outliers(self.distribution, events, name)

@@ -85,7 +85,7 @@ def check_rows(**parts: Any) -> None:
         )
 
 
-def check_finite(data: Any, name: str, dtype: str | None = None) -> None:
+def check_finite(data: Any, name: str, dtype: str | None = None, *, infinite: bool = False) -> None:
     """Raise a ValueError that names row and column of the first NaN or infinite value in `data`.
 
     Args:
@@ -93,6 +93,7 @@ def check_finite(data: Any, name: str, dtype: str | None = None) -> None:
         dataset of known finite length is read once; other iterables are left unread.
       name: what the message calls the data.
       dtype: floating dtype in which the values must be finite, too.
+      infinite: whether infinite values may be there, as the ends of intervals.
 
     Raises:
       ValueError: a value is not finite, or not a number.
@@ -104,20 +105,24 @@ def check_finite(data: Any, name: str, dtype: str | None = None) -> None:
         for batch in data:
             parts = [part for part in tf.nest.flatten(batch) if part is not None]
             for part in parts:
-                _check_array(part, name, dtype, first_row=row)
+                _check_array(part, name, dtype, infinite=infinite, first_row=row)
             row += len(parts[0])
     elif isinstance(data, tuple | list):
         for i, part in enumerate(data):
-            check_finite(part, f"{name}[{i}]", dtype)
+            check_finite(part, f"{name}[{i}]", dtype, infinite=infinite)
     elif is_array(data):
-        _check_array(data, name, dtype, first_row=0)
+        _check_array(data, name, dtype, infinite=infinite, first_row=0)
 
 
-def _check_array(data: Any, name: str, dtype: str | None, *, first_row: int) -> None:
+def _check_array(
+    data: Any, name: str, dtype: str | None, *, infinite: bool = False, first_row: int
+) -> None:
     array = real_numbers(data, name)
     finite = np.isfinite(array)
     if dtype is not None and array.dtype.kind == "f" and array.dtype.itemsize > 4:
         finite &= np.abs(array) <= np.finfo(dtype).max
+    if infinite:
+        finite |= np.isinf(array)
     bad = np.argwhere(~finite)
     if not len(bad):
         return

@@ -120,6 +120,7 @@ class FlowModel(AdaptableModel):
         self.event_shape = distribution.event_shape
         self.context_size = context_size_of(distribution)
         self.context_shape = context_shape_of(distribution)
+        self.infinite_events = bool(getattr(distribution, "infinite_events", False))
         self.has_probabilities = bool(np.all(getattr(distribution, "steps", 0)))
         owned = {v.value.ref() for layer in self.conditioners for v in layer.variables}
         claim(16, *self.event_shape)

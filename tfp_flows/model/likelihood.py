@@ -36,6 +36,7 @@ class Likelihood(StepsAtATime):
     event_shape: tf.TensorShape
     context_shape: tuple[int, ...] | None
     objective: str | None = None  # A loss of training by its name, or the likelihood.
+    infinite_events = False  # Whether events may have infinite entries, as ends of intervals.
     has_probabilities = False  # Whether all columns are rounded: the loss is of a probability.
 
     def log_prob(self, x: Any, context: Any | None = None) -> tf.Tensor:

@@ -31,6 +31,7 @@ __all__ = [
     "ConstantColumnWarning",
     "OutlierWarning",
     "Standardizer",
+    "check_raw",
     "check_support",
     "warn_of_raw_outliers",
 ]
@@ -170,6 +171,14 @@ def _warn_of_constants(columns: list[str], name: str) -> None:
             ConstantColumnWarning,
             stacklevel=4,
         )
+
+
+def check_raw(model: Any, events: Any, name: str) -> None:
+    """Raise a ValueError if events that are not standardized are not finite, or do not vary."""
+    check_finite(events, name, model.event_dtype, infinite=model.infinite_events)
+    if not model.infinite_events:
+        constant = constant_columns(np.asarray(events), model.event_dtype)
+        check_varies(constant, model.event_dtype, name, getattr(events, "columns", None))
 
 
 def check_support(model: Any, context: Any, events: Any, name: str) -> None:

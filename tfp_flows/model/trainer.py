@@ -82,7 +82,7 @@ class MaximumLikelihood(Likelihood):
         for name, part in given.items():
             # A dataset that is not read to its end may be huge.
             if not (part is x and isinstance(x, tf.data.Dataset) and steps_per_epoch):
-                check_finite(part, name, self.event_dtype)
+                check_finite(part, name, self.event_dtype, infinite=self.infinite_events)
         self._check_shapes(x, y, sample_weight)
         self.check_trainable()
         arguments.require_compiled(self, "fit")
