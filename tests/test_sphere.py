@@ -32,23 +32,23 @@ def test_a_fresh_flow_is_uniform():
 
 
 def test_density_integrates_to_one_and_is_that_of_samples():
-    flow = randomize(small(), stddev=0.7)
+    flow = randomize(small(), stddev=0.3)
     x, area = points()
     p = np.exp(flow.log_prob(x))
     assert p.max() > 4 * p.min()
     np.testing.assert_allclose(p.sum() * area, 1, atol=1e-3)
-    draws, log_prob = flow.sample_and_log_prob(20_000, seed=1)
+    draws, log_prob = flow.sample_and_log_prob(5_000, seed=1)
     np.testing.assert_allclose(tf.norm(draws, axis=-1), 1, atol=1e-12)
     np.testing.assert_allclose(flow.log_prob(tf.identity(draws)), log_prob, atol=1e-8)
     for function in (lambda x: x, lambda x: x**2):  # Moments, by the draws and by the density.
-        found, error = np.mean(function(draws), 0), np.std(function(draws), 0) / 20_000**0.5
+        found, error = np.mean(function(draws), 0), np.std(function(draws), 0) / 5_000**0.5
         expected = (p[:, None] * function(x)).sum(0) * area
         assert (np.abs(found - expected) < 4 * error).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_poles_and_what_is_off_the_sphere(dtype):
-    flow = randomize(small(dtype), stddev=0.7)
+    flow = randomize(small(dtype), stddev=0.3)
     with tf.GradientTape() as tape:
         x = tf.constant(POLES, dtype)
         tape.watch(x)
@@ -56,6 +56,7 @@ def test_poles_and_what_is_off_the_sphere(dtype):
     assert np.isfinite(log_prob).all()
     for gradient in tape.gradient(log_prob, [x, *flow.trainable_variables]):
         assert np.isfinite(gradient).all()
+    assert abs(log_prob[0] - log_prob[1]) > 0.01  # The one pole is not taken for the other.
     near = POLES + np.array([1e-9, 0, 0])
     np.testing.assert_allclose(flow.log_prob(near.astype(dtype)), log_prob, atol=1e-3)
     off = np.array([[0.0, 0.0, 1.1], [0.0, 0.0, 0.0], [np.nan, 0.0, 1.0]], dtype)

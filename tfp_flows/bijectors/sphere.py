@@ -70,12 +70,14 @@ class Sphere(Bijector):
         # At a pole any longitude would do; that of 0 and 0 has no derivative.
         at_pole = (a == 0) & (b == 0)
         angle = tf.math.atan2(b, tf.where(at_pole, tf.ones_like(a), a))
-        eps = np.finfo(y.dtype.as_numpy_dtype).eps
+        eps = float(np.finfo(y.dtype.as_numpy_dtype).eps)
         far = tf.abs(a * a + b * b + z * z - 1) > 10 * math.sqrt(eps)
-        log_det = tf.where(far, -math.inf, tf.constant(math.log(math.pi), y.dtype))
-        missing = tf.math.is_nan(a + b + z)
-        log_det = tf.where(missing, tf.constant(math.nan, y.dtype), log_det)
-        height = math.pi * tf.clip_by_value(z, -1.0, 1.0)
+        known, nothing, missing = (
+            tf.constant(value, y.dtype) for value in (math.log(math.pi), -math.inf, math.nan)
+        )
+        log_det = tf.where(tf.math.is_nan(a + b + z), missing, tf.where(far, nothing, known))
+        # Never ±π: layers of angles would take the one pole for the other.
+        height = math.pi * tf.clip_by_value(z, 8 * eps - 1, 1 - 8 * eps)
         return tf.stack([angle, height], -1), log_det
 
     # There is one column more on the sphere.

@@ -6,15 +6,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
-from tensorflow_probability import distributions as tfd
 
 from tfp_flows.bijectors import Coupling, Rotation, Sphere
 from tfp_flows.bijectors.transformers import (
     CircularSpline,
     RationalQuadraticSpline,
 )
+from tfp_flows.distributions import bases
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.networks import MLP, PeriodicFeatures
 from tfp_flows.ops.checks import floating, positive_int
@@ -64,7 +63,7 @@ def sphere(
       >>> flow.sample(4, seed=0).shape
       TensorShape([4, 3])
     """
-    real = floating(dtype)
+    floating(dtype)
     positive_int(layers, "layers")
     rng = np.random.default_rng(check_seed(seed))
 
@@ -88,12 +87,12 @@ def sphere(
     chain: list[tfb.Bijector] = []
     for i in range(layers):
         if i:
-            chain.append(Rotation(3, dtype=dtype, seed=next_seed()))
+            rotation = Rotation(3, dtype=dtype, seed=next_seed())
+            chain += [tfb.Invert(Sphere(dtype)), rotation]
         chain += [
             Sphere(dtype),
             coupling(RationalQuadraticSpline(bins, bound=math.pi), longitude=False),
             coupling(CircularSpline(bins), longitude=True),
-            tfb.Invert(Sphere(dtype)),
         ]
-    base = tfd.SphericalUniform(3, dtype=tf.as_dtype(real), name="base")
-    return Flow(base, tfb.Chain(chain), name=name)
+    # Uniform on the rectangle, and so on the sphere.
+    return Flow(bases.torus(2, dtype=dtype), tfb.Chain(chain), name=name)
