@@ -168,6 +168,7 @@ def test_a_family_of_ones_own_takes_ten_lines():
 DIGESTS = {
     "autoregressive_spline": "a96ecc9efdac",
     "bernstein": "adbbbd59a7e7",
+    "bnaf": "45ac1911c57f",
     "circular_spline": "20415206ab48",
     "elementwise_spline": "f6457542bb70",
     "flow_plus_plus": "b9ad1a5e01d5",
@@ -179,6 +180,7 @@ DIGESTS = {
     "planar": "99a8da4b1078",
     "radial": "de1006e3d120",
     "real_nvp": "69dfeac35e10",
+    "residual": "7ad25026db78",
     "sum_of_squares": "76be77d4ab8a",
     "sylvester": "e3613ad0500e",
     "umnn": "8ab1fab69ee0",

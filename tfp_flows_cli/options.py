@@ -38,6 +38,7 @@ __all__ = [
 FAMILIES = (
     "autoregressive_spline",
     "bernstein",
+    "bnaf",
     "circular_spline",
     "elementwise_spline",
     "ffjord",
@@ -51,6 +52,7 @@ FAMILIES = (
     "planar",
     "radial",
     "real_nvp",
+    "residual",
     "sum_of_squares",
     "sylvester",
     "umnn",

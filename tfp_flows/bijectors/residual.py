@@ -205,7 +205,7 @@ class Residual(Bijector):
         _, _, neumann, total = tf.while_loop(
             lambda k, *_: k <= terms,
             add_term,
-            (tf.constant(1), signs, tf.zeros_like(y), tf.zeros_like(y[(..., *[0] * len(axes))])),
+            (tf.constant(1), signs, tf.zeros_like(y), tf.reduce_sum(tf.zeros_like(y), axes)),
         )
         neumann, total = tf.stop_gradient(neumann), tf.stop_gradient(total)
         surrogate = tf.reduce_sum(signs * jacobian_product(neumann, weights, slopes), axes)
