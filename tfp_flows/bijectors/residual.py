@@ -12,8 +12,8 @@ import tensorflow as tf
 from tfp_flows.bijectors.base import Bijector, check_context, check_events_on_grid, mark_missing
 from tfp_flows.bijectors.transformers.base import Pair
 from tfp_flows.networks.conditioner import match_batch
-from tfp_flows.networks.contraction import Contraction
 from tfp_flows.networks.lipschitz import adjoint_product, jacobian_product, value
+from tfp_flows.networks.lipschitz_conditioner import LipschitzConditioner
 from tfp_flows.ops.checks import floating
 from tfp_flows.ops.fixed_point import fixed_point
 from tfp_flows.ops.grids import Size, as_size, check_shape, context_rank, one_batch_axis
@@ -127,7 +127,7 @@ class Residual(Bijector):
         self._context_ndims = context_rank(context_size)
         self._numbers = math.prod(shape)
         self._is_exact = log_det == "exact" or (log_det == "auto" and self._numbers <= _EXACT_UP_TO)
-        self.conditioner = Contraction(
+        self.conditioner = LipschitzConditioner(
             hidden_units,
             lipschitz=lipschitz,
             kernel_size=kernel_size,

@@ -8,11 +8,11 @@ the identity, and shows its variables to `tf.Module`, which knows nothing of Ker
 
 from tfp_flows.networks.autoregressive import AutoregressiveConditioner
 from tfp_flows.networks.conditioner import Conditioner
-from tfp_flows.networks.contraction import Contraction
 from tfp_flows.networks.conv import ConvNet, GatedResNet
 from tfp_flows.networks.dynamics import Dynamics, VelocityMLP
 from tfp_flows.networks.embedding import ContextDropout, Embedding
 from tfp_flows.networks.lipschitz import LipschitzNet
+from tfp_flows.networks.lipschitz_conditioner import LipschitzConditioner
 from tfp_flows.networks.made import MADE
 from tfp_flows.networks.mlp import MLP, ResidualMLP
 from tfp_flows.networks.parameters import Parameters
@@ -29,11 +29,11 @@ __all__ = [
     "CausalTransformer",
     "Conditioner",
     "ContextDropout",
-    "Contraction",
     "ConvNet",
     "Dynamics",
     "Embedding",
     "GatedResNet",
+    "LipschitzConditioner",
     "LipschitzNet",
     "Parameters",
     "PeriodicFeatures",

@@ -17,7 +17,7 @@ from tfp_flows.networks import (
     AutoregressiveConditioner,
     CausalConditioner,
     Conditioner,
-    Contraction,
+    LipschitzConditioner,
 )
 
 
@@ -101,7 +101,7 @@ def count_calls(run: Callable[[], Any]) -> dict[int, int]:
             AutoregressiveConditioner, "solve", counted(AutoregressiveConditioner.solve)
         ),
         mock.patch.object(CausalConditioner, "solve", counted(CausalConditioner.solve)),
-        mock.patch.object(Contraction, "given", counted(Contraction.given)),
+        mock.patch.object(LipschitzConditioner, "given", counted(LipschitzConditioner.given)),
     ):
         tf.function(run).get_concrete_function()
     return calls

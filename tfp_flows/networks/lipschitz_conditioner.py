@@ -1,4 +1,4 @@
-"""Contraction: a LipschitzNet as a part of a bijector, with the random numbers of its log-det."""
+"""LipschitzConditioner: a LipschitzNet as a part of a bijector, and the signs for its log-det."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tfp_flows.networks.conditioner import Conditioner
 from tfp_flows.networks.lipschitz import LipschitzNet
 from tfp_flows.ops.grids import Size
 
-__all__ = ["Contraction"]
+__all__ = ["LipschitzConditioner"]
 
 
-class Contraction(Conditioner):
+class LipschitzConditioner(Conditioner):
     """A `LipschitzNet` as a part of a bijector, which is given its context first.
 
     Args:
