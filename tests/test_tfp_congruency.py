@@ -37,7 +37,7 @@ def integral(density: np.ndarray, x: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [n for n in CASES if n != "Sphere"])  # It is not convex.
 def test_bijective_and_finite_from_any_event_of_the_range(name, dtype):
     case = CASES[name]
     bijector, (x, context) = case.build(dtype), case.inputs(dtype)

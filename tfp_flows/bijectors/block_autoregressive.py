@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -14,6 +15,7 @@ from tfp_flows.bijectors.matrices import solve_triangular
 from tfp_flows.bijectors.transformers.base import Pair
 from tfp_flows.bijectors.transformers.numerical import bracketed_root
 from tfp_flows.networks.conditioner import match_batch
+from tfp_flows.networks.parameters import Parameters
 from tfp_flows.ops.checks import floating, permutation, positive_int
 from tfp_flows.ops.implicit import implicit_root
 from tfp_flows.ops.internals import prefer_static as ps
@@ -22,7 +24,7 @@ from tfp_flows.ops.seeds import check_seed
 
 __all__ = ["BlockAutoregressive"]
 
-_GATE = 0.02
+_GATE = 0.004
 Weights = Sequence[tf.Tensor]
 
 
@@ -37,7 +39,7 @@ class BlockAutoregressive(Bijector):
 
     `n` has `hidden_layers` layers of `hidden_factor` units of tanh for every column. Weights from
     a column's units to its own are exponentials, those from earlier columns are free and those from
-    later columns 0; context adds to every layer, by free weights. Rows are normalized and have
+    later columns 0; of biases, a network makes them from context. Rows are normalized and have
     trainable lengths. The gated sum makes of the bounded `n` a map onto all numbers, with slopes of
     at least `exp(a_i)`: slopes need no logarithms on their way through the layers, as they do where
     the network's own slope, which may underflow, is all there is.
@@ -56,6 +58,8 @@ class BlockAutoregressive(Bijector):
       order: `None` for the columns as they come, `"reversed"`, `"random"` (drawn by `seed`), or a
         permutation: `order[i]` is the column that comes i-th.
       context_size: width of the context, or `None`.
+      conditioner: hidden widths of an MLP that reads the context, or a Keras 3 layer
+        `(batch, context_size) -> (batch, features)`.
       dtype: floating dtype of events.
       seed: integer for reproducible initial weights and order, or `None`.
       validate_args: as in every `tfb.Bijector`.
@@ -84,6 +88,7 @@ class BlockAutoregressive(Bijector):
         order: str | Sequence[int] | None = None,
         *,
         context_size: int | None = None,
+        conditioner: Sequence[int] | keras.layers.Layer = (64, 64),
         dtype: str | tf.DType = "float32",
         seed: int | None = None,
         validate_args: bool = False,
@@ -94,8 +99,6 @@ class BlockAutoregressive(Bijector):
         size = self.event_size = positive_int(event_size, "event_size")
         factor = positive_int(hidden_factor, "hidden_factor")
         self._widths = [1, *[factor] * positive_int(hidden_layers, "hidden_layers"), 1]
-        if context_size is not None:
-            positive_int(context_size, "context_size")
         self.context_size = context_size
         columns = range(size) if order is None else order
         self.order = np.array(permutation(columns, size, "order", seed))
@@ -106,7 +109,7 @@ class BlockAutoregressive(Bijector):
 
         self._gate = variable("gate", np.full(size, _GATE))
         self._log_scale = variable("log_scale", np.zeros(size))
-        self._layers = []
+        self._layers, biases = [], []
         for i, (inputs, outputs) in enumerate(itertools.pairwise(self._widths)):
             claim(size, inputs, size, outputs)
             layer = {
@@ -114,14 +117,18 @@ class BlockAutoregressive(Bijector):
                 "earlier": rng.normal(0, (inputs * size) ** -0.5, (size, inputs, size, outputs)),
                 # Units of one input that differ in nothing else would be all the same.
                 "log_length": rng.normal(0, 0.5, (size, outputs)),
-                "bias": rng.normal(0, 1.0, (size, outputs)) * (i == 0),
             }
-            if context_size is not None:
-                shape = (context_size, size, outputs)
-                layer["context"] = rng.normal(0, context_size**-0.5, shape) * (i == 0)
+            biases.append(rng.normal(0, 1.0, size * outputs) * (i == 0))
             self._layers.append(
                 {name: variable(f"{name}_{i}", value) for name, value in layer.items()}
             )
+        self._biases = Parameters(
+            np.concatenate(biases),
+            context_size=context_size,
+            conditioner=conditioner,
+            dtype=dtype.name,
+            seed=seed,
+        )
         super().__init__(parameters=parameters, dtype=dtype)
 
     @property
@@ -151,13 +158,14 @@ class BlockAutoregressive(Bijector):
         weights = [tf.convert_to_tensor(self._log_scale), tf.square(self._gate)]
         size = self.event_size
         earlier = np.triu(np.ones([size, size]), 1)[:, None, :, None]
-        for layer in self._layers:
+        biases = self._biases(context)
+        batch = ps.shape(biases)[:-1]
+        pieces = tf.split(biases, [size * outputs for outputs in self._widths[1:]], axis=-1)
+        for layer, piece in zip(self._layers, pieces, strict=True):
             own, free = tf.exp(layer["own"]), layer["earlier"] * tf.constant(earlier, x.dtype)
             square = tf.reduce_sum(own * own, 1) + tf.reduce_sum(free * free, [0, 1])
             factor = tf.exp(layer["log_length"]) / tf.sqrt(square)
-            bias = tf.convert_to_tensor(layer["bias"])
-            if context is not None:
-                bias += tf.tensordot(context, tf.convert_to_tensor(layer["context"]), 1)
+            bias = tf.reshape(piece, ps.concat([batch, [size, -1]], 0))
             weights += [own * factor[:, None], free * factor, bias]
         return tf.gather(x, self.order, axis=-1), weights, context
 

@@ -61,8 +61,8 @@ def bnaf(
 
     `log_prob` costs one network call a layer, of `hidden_factor` units a column in each of
     `hidden_layers` hidden layers; `sample` goes through the columns one after another, with 5 to 20
-    calls for each. The order of the columns is reversed in every second layer. `hidden_units` is
-    not needed.
+    calls for each. The order of the columns is reversed in every second layer. `hidden_units` are
+    those of a network that reads the context, if there is one.
 
     Source: Nicola De Cao, Ivan Titov and Wilker Aziz, "Block Neural Autoregressive Flow" (2019).
 
@@ -78,6 +78,7 @@ def bnaf(
                 hidden_layers,
                 order="reversed" if i % 2 else None,
                 context_size=build.context_size,
+                conditioner=options["hidden_units"],
                 dtype=build.dtype,
                 seed=build.next_seed(),
             )
