@@ -168,7 +168,7 @@ def test_a_family_of_ones_own_takes_ten_lines():
 DIGESTS = {
     "autoregressive_spline": "a96ecc9efdac",
     "bernstein": "adbbbd59a7e7",
-    "bnaf": "2bbe10132b58",
+    "bnaf": "65d760e1d741",
     "circular_spline": "20415206ab48",
     "elementwise_spline": "f6457542bb70",
     "flow_plus_plus": "b9ad1a5e01d5",

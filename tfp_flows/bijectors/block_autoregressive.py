@@ -24,7 +24,7 @@ from tfp_flows.ops.seeds import check_seed
 
 __all__ = ["BlockAutoregressive"]
 
-_GATE = 0.004
+_GATE = 0.002
 Weights = Sequence[tf.Tensor]
 
 
