@@ -168,28 +168,3 @@ def test_what_lora_keeps_from_training():
         reason = mend("kernel_under_lora", "Keras keeps another variable, or calls it otherwise")
         assert internals.kernel_under_lora(layer) is first, reason
         assert not first.trainable, reason
-
-
-def test_whether_a_call_is_one_in_training():
-    seen = []
-
-    class Inner(keras.layers.Layer):
-        def call(self, x):
-            seen.append(internals.keras_is_training())
-            return x
-
-    class Outer(keras.layers.Layer):
-        def __init__(self):
-            super().__init__()
-            self.inner = Inner()
-
-        def call(self, x, training=None):
-            return self.inner(x)
-
-    layer = Outer()
-    layer(tf.ones([2, 1]))
-    seen.clear()  # Keras calls layers once more to build them.
-    for training in (True, False, None):
-        layer(tf.ones([2, 1]), training=training)
-    assert seen == [True, False, False], mend("keras_is_training", "a layer knows of its call")
-    assert not internals.keras_is_training()

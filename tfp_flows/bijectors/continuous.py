@@ -14,7 +14,6 @@ from tfp_flows.networks.conditioner import Conditioner, match_batch
 from tfp_flows.networks.dynamics import Dynamics, LayerDynamics, VelocityMLP
 from tfp_flows.ops.checks import floating, positive_int
 from tfp_flows.ops.feature_major import flatten_batch
-from tfp_flows.ops.internals import keras_is_training
 from tfp_flows.ops.internals import prefer_static as ps
 from tfp_flows.ops.ode import SOLVERS, Solution, integrate
 from tfp_flows.ops.seeds import check_seed
@@ -177,8 +176,8 @@ class Continuous(Bijector):
         self, x: tf.Tensor, context: tf.Tensor | None, start: float, end: float
     ) -> tuple[tf.Tensor, tf.Tensor]:
         x, context = self._checked(x, context)
-        training = keras_is_training()
-        solution = self._solve(x, context, start, end, training=training)
+        signs, training = self._signs(x)
+        solution = self._solve(x, context, start, end, signs=signs, training=training)
         if training and not self.independent_over_batch:
             means = tf.abs(tf.reduce_mean(solution.integrals[:, 1:], 0))  # Time may run backwards.
             weights = tf.constant([w for w in (self.kinetic, self.jacobian) if w], x.dtype)
@@ -202,25 +201,25 @@ class Continuous(Bijector):
         start: float,
         end: float,
         *,
+        signs: tf.Tensor | None = None,
         training: bool = False,
         steps: int | None = None,
     ) -> Solution:
         x = flatten_batch(x)
         network = self.dynamics
-        exact = self._is_exact(training)
+        exact = signs is None or self._is_exact(training)
         kinetic, jacobian = (training and bool(w) for w in (self.kinetic, self.jacobian))
         parameters = network.parameters(None if context is None else flatten_batch(context))
-        probe = None if exact and not jacobian else network.probe(x, training=training)
 
         def moves(t: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor]) -> Any:
             rates = []
             if exact:
                 velocity, trace = network.with_trace(t, x, parameters)
                 rates.append(trace)
-            if probe is not None:
-                velocity, product = network.with_product(t, x, parameters, probe)
+            if jacobian or not exact:
+                velocity, product = network.with_product(t, x, parameters, signs)
                 if not exact:
-                    rates.append(tf.reduce_sum(probe * product, -1))
+                    rates.append(tf.reduce_sum(signs * product, -1))
             if kinetic:
                 rates.append(tf.reduce_sum(velocity * velocity, -1))
             if jacobian:
@@ -238,6 +237,13 @@ class Continuous(Bijector):
             rtol=self.rtol,
             atol=self.atol,
         )
+
+    def _signs(self, x: tf.Tensor) -> tuple[tf.Tensor | None, bool]:
+        """Random signs, if they may be needed, and whether this is training, if it matters."""
+        if self._is_exact(training=True) and self.independent_over_batch:
+            return None, False
+        signs, uniform = self.dynamics.signs(flatten_batch(x))
+        return signs, uniform is not None
 
     def _is_exact(self, training: bool) -> bool:
         if self.trace == "auto":

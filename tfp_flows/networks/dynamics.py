@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfp_flows.networks.mlp import without_trainable
+from tfp_flows.networks.signs import RandomSigns
 from tfp_flows.ops.checks import floating, positive_int
 from tfp_flows.ops.internals import prefer_static as ps
 from tfp_flows.ops.limits import claim
@@ -41,13 +42,12 @@ class Dynamics(keras.layers.Layer, abc.ABC):
     Args:
       event_size: number of columns.
       context_size: width of the context, or `None`.
-      seed: integer for reproducible initial weights and probes, or `None`.
+      seed: integer for reproducible initial weights and signs, or `None`.
       dtype: "float32" or "float64", also under mixed precision: errors add up along a path.
       name: name of the layer.
     """
 
     independent_over_batch = True
-    repeatable = True
     exact_is_cheap = False  # Whether a trace costs about as much as the velocity.
 
     def __init__(
@@ -63,7 +63,7 @@ class Dynamics(keras.layers.Layer, abc.ABC):
         self.event_size = positive_int(event_size, "event_size")
         self.context_size = context_size
         self.seed = seed
-        self._probes = keras.random.SeedGenerator(seed)
+        self.signs = RandomSigns(seed, self.dtype_policy)
 
     @abc.abstractmethod
     def parameters(self, context: tf.Tensor | None) -> list[tf.Tensor]:
@@ -82,16 +82,6 @@ class Dynamics(keras.layers.Layer, abc.ABC):
         self, t: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor], probe: tf.Tensor
     ) -> Pair:
         """The velocity, and the product `εᵀ ∂f/∂x` with a probe `ε`, `(n, event_size)`."""
-
-    def probe(self, x: tf.Tensor, *, training: bool) -> tf.Tensor:
-        """Random signs: for every row anew in training, else the same for all rows and calls."""
-        if training:
-            draws = keras.random.uniform(ps.shape(x), seed=self._probes, dtype=x.dtype.name)
-        else:
-            seed = [0, self.seed or 0]
-            draws = tf.random.stateless_uniform([self.event_size], seed, dtype=x.dtype)
-            draws = tf.broadcast_to(draws, ps.shape(x))
-        return tf.where(draws < 0.5, -tf.ones_like(x), tf.ones_like(x))
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         x, t, context = tf.split(inputs, [self.event_size, 1, self.context_size or 0], -1)
@@ -120,7 +110,7 @@ class VelocityMLP(Dynamics):
       hidden_units: widths of the hidden layers.
       context_size: width of the context, or `None`.
       activation: "tanh", "softplus" or "silu": densities need derivatives that are smooth.
-      seed: integer for reproducible initial weights and probes, or `None`.
+      seed: integer for reproducible initial weights and signs, or `None`.
       dtype: "float32" or "float64".
       name: name of the layer.
 
@@ -270,7 +260,7 @@ class LayerDynamics(Dynamics):
       layer: a Keras 3 layer `(batch, event_size + 1 + context_size) -> (batch, event_size)`.
       event_size: number of columns.
       context_size: width of the context, or `None`.
-      seed: integer for reproducible probes, or `None`.
+      seed: integer for reproducible signs, or `None`.
       dtype: "float32" or "float64".
     """
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfp_flows.networks.conditioner import Conditioner
 from tfp_flows.networks.lipschitz import LipschitzNet
+from tfp_flows.networks.signs import RandomSigns
 from tfp_flows.ops.grids import Size
 
 __all__ = ["LipschitzConditioner"]
@@ -80,32 +80,10 @@ class _WithSigns(keras.layers.Layer):
     def __init__(self, network: LipschitzNet, seed: int | None):
         super().__init__(dtype=network.dtype_policy, name="contraction")
         self.network = network
-        self.signs = _Signs(seed, network.dtype_policy)
+        self.signs = RandomSigns(seed, network.dtype_policy)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         self.network.build(input_shape)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return self.network(inputs)
-
-
-class _Signs(keras.layers.Layer):
-    independent_over_batch = True
-
-    def __init__(self, seed: int | None, dtype: keras.DTypePolicy):
-        super().__init__(dtype=dtype, name="signs")
-        self.seed_generator = keras.random.SeedGenerator(seed)
-        self._fixed_seed = seed or 0
-
-    def call(
-        self, x: tf.Tensor, training: bool | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        if not training:
-            rng = np.random.default_rng(self._fixed_seed)
-            return tf.constant(rng.choice([-1.0, 1.0], x.shape[1:]), x.dtype) + tf.zeros_like(
-                x
-            ), None
-        seed = self.seed_generator
-        signs = keras.random.randint(tf.shape(x), 0, 2, "int32", seed)
-        uniform = keras.random.uniform((), 0.0, 1.0, x.dtype.name, seed)
-        return 2 * tf.cast(signs, x.dtype) - 1, uniform

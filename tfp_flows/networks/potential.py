@@ -33,7 +33,7 @@ class Potential(Dynamics):
       event_size: number of columns.
       width: of both layers.
       context_size: width of the context, or `None`.
-      seed: integer for reproducible initial weights and probes, or `None`.
+      seed: integer for reproducible initial weights and signs, or `None`.
       dtype: "float32" or "float64".
       name: name of the layer.
 

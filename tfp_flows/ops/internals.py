@@ -56,7 +56,6 @@ __all__ = [
     "is_injective",
     "is_ref",
     "keep_uninitialized_variables",
-    "keras_is_training",
     "kernel_under_lora",
     "knows_whether_increasing",
     "layers_of",
@@ -178,12 +177,6 @@ class BuiltModel(keras.Model):
 def layers_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layer and all layers inside of it, outer ones before inner ones."""
     return list(layer._flatten_layers())
-
-
-def keras_is_training() -> bool:
-    """Whether the call of a Keras layer that goes on, if one does, is one in training."""
-    context = _global_state.get_global_attribute("current_call_ctx")
-    return context is not None and bool(context.training)
 
 
 @contextlib.contextmanager
