@@ -139,6 +139,14 @@ def continuous(
     return Case(make, size, context, skip=("one pass",), noise=0.04)
 
 
+def whitening(size: int, dtype: str) -> bijectors.Whitening:
+    """One that was adapted to correlated data in different units."""
+    bijector = bijectors.Whitening(size, dtype)
+    y = np.random.default_rng(3).normal(size=(20, size))
+    bijector.adapt(y @ np.triu(np.ones([size, size])) * np.logspace(-1, 0, size) + 0.5)
+    return bijector
+
+
 def multi_scale(dtype: str, context: int | None = None) -> bijectors.MultiScale:
     """Half of two channels goes through a coupling of squeezed images."""
     options = {"context_size": context, "dtype": dtype}
@@ -248,6 +256,7 @@ CASES: dict[str, Case] = {
     "LU permutation": vectors(bijectors.LU, 5, permutation="random"),
     "Sylvester rank": vectors(bijectors.Sylvester, 5, rank=2),
     "ActNorm 3": Case(lambda dtype: bijectors.ActNorm(3, dtype=dtype), 3),
+    "Whitening 2": Case(lambda dtype: whitening(2, dtype), 2),
     "Permutation 5": Case(lambda dtype: bijectors.Permutation(5, seed=0), 5),
     **{
         f"Support {name}": Case(

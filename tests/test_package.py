@@ -24,7 +24,7 @@ MODULES = {
 }
 
 # The order in which the parts stand on each other: each may import those before it.
-ORDER = ("ops", "networks", "bijectors", "distributions", "flows", "model")
+ORDER = ("ops", "networks", "bijectors", "distributions", "flows", "model", "vi")
 # What stands beside the order, and what of the package it may import.
 BESIDE = {
     "_version": (),

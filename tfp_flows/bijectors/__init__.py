@@ -19,6 +19,7 @@ from tfp_flows.bijectors.sphere import Sphere
 from tfp_flows.bijectors.support import Support
 from tfp_flows.bijectors.sylvester import Sylvester
 from tfp_flows.bijectors.tokens import TokenAutoregressive
+from tfp_flows.bijectors.whitening import Whitening
 
 __all__ = [
     "LU",
@@ -46,5 +47,6 @@ __all__ = [
     "Sylvester",
     "TokenAutoregressive",
     "Triangular",
+    "Whitening",
     "transformers",
 ]

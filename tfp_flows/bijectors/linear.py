@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_flows.bijectors.matrices import (
+    gaussian_of,
     log_diagonal,
     multiply,
     one_for_many,
@@ -24,7 +25,6 @@ from tfp_flows.bijectors.parametric import Parametric
 from tfp_flows.bijectors.transformers.base import Pair, check_positive
 from tfp_flows.ops.checks import permutation as order_of
 from tfp_flows.ops.checks import positive_int
-from tfp_flows.ops.columns import constant_columns
 from tfp_flows.ops.limits import claim
 
 __all__ = ["LU", "QR", "Triangular"]
@@ -148,7 +148,7 @@ class LU(Parametric):
         Raises:
           ValueError: `y` has another shape, or a value that is not finite.
         """
-        mean, triangle = _gaussian(y, self.event_size, self.permutation)
+        mean, triangle = gaussian_of(y, self.event_size, self.permutation)
         log_scale = np.log(np.diag(triangle))
         packed = triangle / np.diag(triangle)
         np.fill_diagonal(packed, raw_log_diagonal(log_scale, self.max_log_scale))
@@ -325,25 +325,3 @@ def _triangle(
     matrix = tfp.math.fill_triangular(entries, upper=not lower)
     log_scale = log_diagonal(tf.linalg.diag_part(matrix), max_log_scale)
     return tf.linalg.set_diag(matrix, tf.exp(log_scale)), tf.reduce_sum(log_scale, -1)
-
-
-def _gaussian(
-    y: np.ndarray | tf.Tensor, size: int, permutation: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the columns, and the Cholesky factor of their covariance before the permutation."""
-    y = np.asarray(y, "float64")
-    if y.ndim < 2 or y.shape[-1] != size or y.size < 2 * size:
-        raise ValueError(
-            f"`y` must have shape (n, {size}), with two rows or more. Received: shape={y.shape}"
-        )
-    y = y.reshape(-1, size)
-    if not np.isfinite(y).all():
-        raise ValueError("`y` must be finite. Received: an infinite value or a NaN")
-    covariance = np.cov(y.T).reshape(size, size)
-    # Columns that depend on each other, or few rows, leave the matrix singular.
-    variance = np.where(constant_columns(y, "float64"), 1.0, np.diag(covariance))
-    covariance = covariance + np.diag(1e-8 * variance)
-    if permutation is not None:
-        before = np.argsort(permutation)
-        covariance = covariance[np.ix_(before, before)]
-    return y.mean(0), np.linalg.cholesky(covariance)

@@ -11,11 +11,13 @@ import tensorflow as tf
 
 from tfp_flows.bijectors.transformers.base import bounded
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.columns import constant_columns
 from tfp_flows.ops.internals import prefer_static as ps
 from tfp_flows.ops.limits import claim
 from tfp_flows.ops.seeds import check_seed
 
 __all__ = [
+    "gaussian_of",
     "log_diagonal",
     "multiply",
     "one_for_many",
@@ -106,3 +108,25 @@ def log_diagonal(raw: tf.Tensor, bound: float) -> tf.Tensor:
 def raw_log_diagonal(log_scale: np.ndarray, bound: float) -> np.ndarray:
     """The parameters of `log_diagonal`; beyond 95 % of the bound, where it is flat, those there."""
     return bound * np.arctanh(np.clip(log_scale / bound, -0.95, 0.95))
+
+
+def gaussian_of(
+    y: np.ndarray | tf.Tensor, size: int, permutation: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the columns, and the Cholesky factor of their covariance before the permutation."""
+    y = np.asarray(y, "float64")
+    if y.ndim < 2 or y.shape[-1] != size or y.size < 2 * size:
+        raise ValueError(
+            f"`y` must have shape (n, {size}), with two rows or more. Received: shape={y.shape}"
+        )
+    y = y.reshape(-1, size)
+    if not np.isfinite(y).all():
+        raise ValueError("`y` must be finite. Received: an infinite value or a NaN")
+    covariance = np.cov(y.T).reshape(size, size)
+    # Columns that depend on each other, or few rows, leave the matrix singular.
+    variance = np.where(constant_columns(y, "float64"), 1.0, np.diag(covariance))
+    covariance = covariance + np.diag(1e-8 * variance)
+    if permutation is not None:
+        before = np.argsort(permutation)
+        covariance = covariance[np.ix_(before, before)]
+    return y.mean(0), np.linalg.cholesky(covariance)

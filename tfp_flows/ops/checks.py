@@ -97,16 +97,26 @@ def as_real(value: Any, dtype: tf.DType, name: str) -> tf.Tensor:
     return tf.cast(tensor, dtype)
 
 
-def as_events(value: Any, event_shape: tf.TensorShape, dtype: tf.DType) -> tf.Tensor:
+def as_events(value: Any, event_shape: Any, dtype: Any) -> Any:
     """Return events as a tensor of `dtype` whose last axes are known to be `event_shape`.
 
     Sizes that differ are left to those who know what broadcasts, unless they are not known before
-    a graph runs: then TensorFlow raises an InvalidArgumentError when it does.
+    a graph runs: then TensorFlow raises an InvalidArgumentError when it does. Of a structure of
+    shapes, as joint distributions have, every part is one event.
 
     Raises:
       TypeError: as in `as_real`.
-      ValueError: there are fewer axes than an event has, or it is not known how many.
+      ValueError: there are fewer axes than an event has, or it is not known how many; or the parts
+        are others.
     """
+    if tf.nest.is_nested(event_shape):
+        try:
+            tf.nest.assert_same_structure(event_shape, value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`value` must have the parts of {event_shape}. Received: value={value!r}"
+            ) from error
+        return tf.nest.map_structure(as_events, value, event_shape, dtype)
     value = as_real(value, dtype, "value")
     rank, ndims = value.shape.rank, event_shape.rank
     if not ndims:

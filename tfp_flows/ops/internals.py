@@ -7,7 +7,7 @@ which says what breaks without it. The versions that were tried are in `setup.cf
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -28,9 +28,13 @@ from tensorflow.python.ops import control_flow_util_v2 as _control_flow_util_v2
 # that are not composite tensors, as ours are not: the bases of the public classes.
 from tensorflow_probability.python.bijectors.chain import _Chain as ChainBase
 from tensorflow_probability.python.bijectors.invert import _Invert as InvertBase
+from tensorflow_probability.python.distributions import joint_distribution as _joint
 from tensorflow_probability.python.distributions.log_prob_ratio import RegisterLogProbRatio
 from tensorflow_probability.python.distributions.transformed_distribution import (
     _TransformedDistribution as TransformedDistributionBase,
+)
+from tensorflow_probability.python.experimental.distributions import (
+    joint_distribution_pinned as _pinned,
 )
 from tensorflow_probability.python.internal import prefer_static
 from tensorflow_probability.python.internal.tensor_util import convert_nonref_to_tensor, is_ref
@@ -55,12 +59,15 @@ __all__ = [
     "in_xla",
     "is_injective",
     "is_ref",
+    "joint_bijector",
+    "joint_parts",
     "keep_uninitialized_variables",
     "kernel_under_lora",
     "knows_whether_increasing",
     "layers_of",
     "loss_tracker",
     "optimization_barrier",
+    "pinned_distributions",
     "prefer_static",
     "remember_forward_log_det",
     "remember_inverse_log_det",
@@ -103,6 +110,35 @@ def knows_whether_increasing(bijector: tfp.bijectors.Bijector) -> bool:
     except NotImplementedError:
         return False
     return True
+
+
+def joint_parts(joint: Any) -> dict[str, tfp.distributions.Distribution]:
+    """The distributions of the unpinned parts of a joint distribution by name, at one draw."""
+    names = joint._flat_resolve_names()
+    return dict(zip(names, joint._get_single_sample_distributions(), strict=True))
+
+
+def pinned_distributions(pinned: Any, value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The distributions of the pinned parts, given a draw of the others; and the pins."""
+    names = pinned._flat_resolve_names()
+    parts = dict(zip(names, pinned._model_flatten(value), strict=True))
+    distributions, _ = pinned.distribution.sample_distributions(**parts, **pinned.pins)
+    flat = pinned.distribution._model_flatten(distributions)
+    found = dict(zip(pinned.distribution._flat_resolve_names(), flat, strict=True))
+    return {name: found[name] for name in pinned.pins}, dict(pinned.pins)
+
+
+def joint_bijector(
+    joint: Any, bijector_of: Callable[[tfp.distributions.Distribution], tfp.bijectors.Bijector]
+) -> tfp.bijectors.Bijector:
+    """What `experimental_default_event_space_bijector` gives, with other bijectors of the parts."""
+    if not joint.use_vectorized_map:
+        return _joint._DefaultJointBijector(joint, bijector_fn=bijector_of)
+    is_pinned = isinstance(joint, _pinned.JointDistributionPinned)
+    cls = _joint._DefaultJointBijectorAutoBatched
+    if is_pinned:
+        cls = _pinned._DefaultJointBijectorAutoBatchedWithPins
+    return cls(joint, bijector_fn=bijector_of)
 
 
 def deferred_transform(deferred: tfp.util.DeferredTensor) -> Any:

@@ -1,0 +1,322 @@
+"""Training of posteriors: gradients against closed forms, callbacks, and targets that break."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from helpers import randomize
+
+from tfp_flows import Flow, FlowModel, bijectors, vi
+from tfp_flows.vi.objectives import OBJECTIVES, estimate
+from tfp_flows.vi.targets import Target
+
+tfd = tfp.distributions
+Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], "float32")
+SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0], "float32")
+
+
+@tfd.JointDistributionCoroutineAutoBatched
+def schools():
+    mu = yield tfd.Normal(0.0, 5.0, name="mu")
+    tau = yield tfd.HalfCauchy(0.0, 5.0, name="tau")
+    effects = yield tfd.Sample(tfd.Normal(0.0, 1.0), 8, name="effects")
+    yield tfd.Normal(mu + tau * effects, SIGMA, name="y")
+
+
+EIGHT_SCHOOLS = schools.experimental_pin(y=Y)
+
+
+def gaussian(dtype="float64", size=2):
+    """A standard normal pushed through a shift and a scale, both trained."""
+    base = tfd.MultivariateNormalDiag(tf.zeros([size], dtype), tf.ones([size], dtype))
+    return Flow(base, bijectors.ActNorm(size, dtype))
+
+
+def gradients(flow, target, seed, n, **options):
+    with tf.GradientTape() as tape:
+        found = estimate(flow, target, n, tf.constant([seed, 1]), **options)
+    found = tape.gradient(found.gradient_loss, flow.trainable_variables)
+    return np.concatenate([tf.reshape(g, [-1]).numpy() for g in found])
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_where_the_posterior_is_the_target_no_path_gradient_has_variance(objective):
+    base = tfd.MultivariateNormalDiag(tf.zeros(3, "float64"), tf.ones(3, "float64"))
+    flow = randomize(
+        Flow(
+            base,
+            bijectors.Coupling(3, bijectors.transformers.Affine(), (8,), dtype="float64", seed=0),
+        )
+    )
+    target = lambda z: flow.log_prob(z) + 3.0  # noqa: E731
+    path = gradients(flow, target, 0, 8, objective=objective)
+    total = gradients(flow, target, 0, 8, objective=objective, gradient="total")
+    assert np.abs(path).max() < 1e-10
+    assert np.abs(total).max() > 1e-3
+
+
+@pytest.mark.parametrize("gradient", ["path", "total"])
+def test_gradients_are_unbiased(gradient):
+    """KL(N(m, s²) ‖ N(0, 1)) has the slope m in m, and s² - 1 in log s."""
+    flow = gaussian(size=1)
+    flow.bijector.shift.assign([0.7])
+    flow.bijector.log_scale.assign([0.4])
+    target = tfd.MultivariateNormalDiag(tf.zeros(1, "float64")).log_prob
+    drawn = np.stack([gradients(flow, target, s, 200, gradient=gradient) for s in range(100)])
+    names = [v.name for v in flow.trainable_variables]
+    exact = [0.7 if "shift" in name else np.exp(0.8) - 1 for name in names]
+    error = drawn.std(0, ddof=1) / 10
+    assert error.max() < 0.02
+    np.testing.assert_array_less(np.abs(drawn.mean(0) - exact), 4 * error)
+
+
+@pytest.mark.parametrize(
+    ("objective", "alpha"), [("alpha", 0.5), ("alpha", 2.0), ("forward_kl", 1.0), ("iwae", 1.0)]
+)
+def test_the_path_gradient_is_that_of_the_objective(objective, alpha):
+    """Against the derivative of the objective by quadrature."""
+    flow = gaussian(size=1)
+    grid = np.linspace(-12, 12, 4001)[:, None]
+    target = tfd.MultivariateNormalDiag(tf.zeros(1, "float64"))
+
+    def exact(shift, log_scale):
+        q, p = tfd.Normal(shift, np.exp(log_scale)), target
+        log_q, log_p = q.log_prob(grid)[:, 0].numpy(), p.log_prob(grid).numpy()
+        width = grid[1, 0] - grid[0, 0]
+        if objective == "forward_kl":
+            return np.sum(np.exp(log_p) * (log_p - log_q)) * width
+        moment = np.sum(np.exp(log_q + alpha * (log_p - log_q))) * width
+        return np.log(moment) / (alpha * (alpha - 1))
+
+    where = {"shift": 0.3, "log_scale": 0.1}
+    flow.bijector.shift.assign([where["shift"]])
+    flow.bijector.log_scale.assign([where["log_scale"]])
+    names = [v.name.split(":")[0].split("/")[-1] for v in flow.trainable_variables]
+    drawn = np.stack(
+        [
+            gradients(flow, target.log_prob, s, 4000, objective=objective, alpha=alpha)
+            for s in range(30)
+        ]
+    )
+    if objective == "iwae":  # With so many draws, the bound is tight: its slope is near 0.
+        assert np.abs(drawn.mean(0)).max() < 1e-3
+        return
+    for name, mean, error in zip(names, drawn.mean(0), drawn.std(0) / np.sqrt(30), strict=True):
+        step = {n: 1e-4 * (n == name) for n in where}
+        up, down = (exact(*(where[n] + s * step[n] for n in where)) for s in (1, -1))
+        np.testing.assert_allclose(mean, (up - down) / 2e-4, atol=4 * error + 2e-3)
+
+
+def test_on_eight_schools_the_path_gradient_has_less_variance():
+    posterior = vi.surrogate(EIGHT_SCHOOLS, "full_rank")
+    vi.fit(EIGHT_SCHOOLS, posterior, steps=20, sample_size=64, verbose=0)
+    density = Target(EIGHT_SCHOOLS, posterior)
+    variance = {
+        gradient: np.var(
+            [gradients(posterior.flow, density, s, 32, gradient=gradient) for s in range(20)], 0
+        ).sum()
+        for gradient in ("path", "total")
+    }
+    assert variance["path"] < variance["total"] / 5
+
+
+def conjugate(n=20):
+    """A mean and its data, with the exact posterior and log evidence."""
+    y = np.random.default_rng(0).normal(3.0, 2.0, n).astype("float64")
+
+    @tfd.JointDistributionCoroutineAutoBatched
+    def model():
+        mean = yield tfd.Normal(tf.constant(1.0, "float64"), 5.0, name="mean")
+        yield tfd.Sample(tfd.Normal(mean, tf.constant(2.0, "float64")), n, name="y")
+
+    precision = 1 / 25 + n / 4
+    exact = (1 / 25 + y.sum() / 4) / precision, precision**-0.5
+    covariance = 4 * np.eye(n) + 25 * np.ones([n, n])
+    evidence = tfd.MultivariateNormalTriL(np.full(n, 1.0), np.linalg.cholesky(covariance))
+    return model.experimental_pin(y=y), exact, float(evidence.log_prob(y))
+
+
+@pytest.mark.parametrize("flow", ["mean_field", "iaf"])
+def test_a_conjugate_posterior_is_found(flow):
+    target, (mean, deviation), evidence = conjugate()
+    posterior = (
+        vi.surrogate(target, flow, hidden_units=(8,), seed=0)
+        if flow == "iaf"
+        else (vi.surrogate(target, flow))
+    )
+    history = vi.fit(target, posterior, steps=60, sample_size=32, verbose=0)
+    drawn = posterior.sample(4000, seed=0).mean.numpy()
+    np.testing.assert_allclose(drawn.mean(), mean, atol=0.1 * deviation)
+    np.testing.assert_allclose(drawn.std(), deviation, rtol=0.05)
+    assert abs(history.history["elbo"][-1] - evidence) < 0.01
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_trains(objective):
+    target = tfd.MultivariateNormalDiag([1.0, -1.0], [0.5, 2.0])
+    flow = gaussian("float32")
+    history = vi.fit(
+        target,
+        flow,
+        steps=200,
+        sample_size=64,
+        objective=objective,
+        start=False,
+        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 200)),
+        verbose=0,
+    )
+    assert abs(history.history["elbo"][-1]) < 0.1
+    np.testing.assert_allclose(flow.bijector.shift, [1.0, -1.0], atol=0.1)
+    np.testing.assert_allclose(flow.bijector.log_scale, np.log([0.5, 2.0]), atol=0.1)
+
+
+def test_equal_seeds_train_alike_compiled_or_not():
+    results = []
+    for jit, seed in ((False, 3), (False, 3), (True, 3), (False, 4)):
+        posterior = vi.surrogate(EIGHT_SCHOOLS, "mean_field")
+        vi.fit(
+            EIGHT_SCHOOLS, posterior, steps=8, sample_size=8, jit_compile=jit, seed=seed, verbose=0
+        )
+        results.append(posterior.flow.sample(3, seed=0).numpy())
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_allclose(results[0], results[2], rtol=1e-3, atol=1e-4)
+    assert np.abs(results[0] - results[3]).max() > 1e-3
+
+
+class Kill(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_killed_training_goes_on_where_it_was(tmp_path):
+    def trained(*callbacks, **options):
+        posterior = vi.surrogate(EIGHT_SCHOOLS, "full_rank")
+        kept = {"steps": 12, "steps_per_epoch": 3, "sample_size": 8, "verbose": 0, **options}
+        try:
+            vi.fit(EIGHT_SCHOOLS, posterior, callbacks=list(callbacks), **kept)
+        except KeyboardInterrupt:
+            return None
+        return posterior.flow.sample(3, seed=0).numpy()
+
+    backup = lambda: keras.callbacks.BackupAndRestore(tmp_path / "backup")  # noqa: E731
+    assert trained(backup(), Kill()) is None
+    np.testing.assert_array_equal(trained(backup()), trained())
+
+
+def test_callbacks_see_the_elbo_and_save_the_flow(tmp_path):
+    posterior = vi.surrogate(EIGHT_SCHOOLS, "mean_field")
+    stop = keras.callbacks.EarlyStopping("elbo", min_delta=1e6, patience=1, mode="max")
+    save = keras.callbacks.ModelCheckpoint(tmp_path / "flow.keras")
+    history = vi.fit(
+        EIGHT_SCHOOLS,
+        posterior,
+        steps=30,
+        steps_per_epoch=5,
+        sample_size=8,
+        callbacks=[stop, save],
+        verbose=0,
+    )
+    assert len(history.history["loss"]) == 2
+    np.testing.assert_allclose(history.history["loss"], -np.array(history.history["elbo"]))
+    loaded = vi.surrogate(EIGHT_SCHOOLS, FlowModel.load(tmp_path / "flow.keras").distribution)
+    np.testing.assert_array_equal(loaded.sample(4, seed=0).tau, posterior.sample(4, seed=0).tau)
+
+
+def test_a_second_training_goes_on_from_the_first():
+    posterior = vi.surrogate(EIGHT_SCHOOLS, "mean_field")
+    vi.fit(EIGHT_SCHOOLS, posterior, steps=2, sample_size=8, verbose=0)
+    shift = posterior.flow.bijector.bijectors[0].shift.numpy()
+    vi.fit(EIGHT_SCHOOLS, posterior, steps=2, sample_size=8, verbose=0, seed=9)
+    np.testing.assert_array_equal(posterior.flow.bijector.bijectors[0].shift, shift)
+    assert np.abs(shift).max() > 0.1
+
+
+def test_amortized_posteriors_of_all_contexts_are_found():
+    """x | z ~ N(z, 1) and z ~ N(0, 1), of which the posterior is N(x / 2, 1 / 2)."""
+    joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0)])
+    x = np.random.default_rng(0).normal(0, 2**0.5, (500, 1)).astype("float32")
+
+    def target(value, x):
+        return tfd.Normal(0.0, 1.0).log_prob(value[0]) + tfd.Normal(value[0], 1.0).log_prob(x[:, 0])
+
+    posterior = vi.surrogate(joint, "mean_field", context_size=1, hidden_units=(16,), seed=0)
+    vi.fit(
+        target,
+        posterior,
+        context=x,
+        steps=400,
+        sample_size=4,
+        batch_size=32,
+        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.02, 400)),
+        verbose=0,
+    )
+    (z,) = posterior.sample(2000, context=[[1.0], [-2.0]], seed=0)
+    np.testing.assert_allclose(z.numpy().mean(0), [0.5, -1.0], atol=0.1)
+    np.testing.assert_allclose(z.numpy().std(0), 0.5**0.5, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("density", "message"),
+    [
+        (lambda v: tf.math.log(v["b"] - 1.0) - v["a"] ** 2, "nan at b = .*finite with the 'b' of"),
+        (lambda v: tf.where(v["a"] < 0.5, -np.inf, 0.0) - v["b"], "-inf at a = .*with the 'a' of"),
+        (lambda v: v["a"] * np.nan, "nan at a = .*, b = "),
+        (lambda v: tf.sqrt(tf.maximum(v["b"] - 1.0, 0.0)) * 0 - v["a"], "gradient.*'b'.*not"),
+    ],
+)
+def test_a_target_that_is_not_finite_stops_with_the_parameter(density, message):
+    joint = tfd.JointDistributionNamed({"a": tfd.Normal(0.0, 1.0), "b": tfd.Exponential(1.0)})
+    posterior = vi.surrogate(joint, "mean_field")
+    before = posterior.flow.sample(2, seed=0).numpy()
+    with pytest.raises(ValueError, match=message):
+        vi.fit(density, posterior, steps=4, sample_size=32, start=False, verbose=0)
+    np.testing.assert_array_equal(posterior.flow.sample(2, seed=0), before)
+
+
+def test_the_part_of_a_joint_that_is_not_finite_is_named():
+    @tfd.JointDistributionCoroutineAutoBatched
+    def model():
+        low = yield tfd.Normal(0.0, 1.0, name="low")
+        yield tfd.Normal(0.0, 1.0, name="other")
+        yield tfd.Uniform(low, 2.0, name="y")
+
+    target = model.experimental_pin(y=0.0)
+    with pytest.raises(ValueError, match=r"at low = .*log-density of 'y'.*the 'low' of another"):
+        vi.fit(target, vi.surrogate(target, "mean_field"), steps=2, start=False, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (lambda v: tf.reduce_sum(v["a"]), r"one log-density for every row.*shape \(\) of 3 rows"),
+        (lambda v: v["a"] - tf.reduce_mean(v["b"]), "does not depend on other rows"),
+    ],
+)
+def test_a_target_that_mixes_rows_is_an_error(target, message):
+    joint = tfd.JointDistributionNamed({"a": tfd.Normal(0.0, 1.0), "b": tfd.Exponential(1.0)})
+    with pytest.raises(ValueError, match=message):
+        vi.fit(target, vi.surrogate(joint, "mean_field"), steps=2, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"steps": 0}, ValueError, "`steps` must be a positive integer"),
+        ({"sample_size": 2.5}, ValueError, "`sample_size` must be a positive integer"),
+        ({"objective": "kl"}, ValueError, "`objective` must be one of.*'kl'"),
+        ({"gradient": "stl"}, ValueError, "`gradient` must be one of.*'stl'"),
+        ({"objective": "alpha", "alpha": 1.0}, ValueError, "`alpha` must be a finite number"),
+        ({"seed": 1.5}, ValueError, "`seed` must be an integer"),
+        ({"callbacks": [3]}, TypeError, "`callbacks` must be"),
+        ({"context": [[1.0]]}, ValueError, "`context` was given"),
+        ({"posterior": tfd.Normal(0.0, 1.0)}, TypeError, "`posterior` must be made by"),
+        ({"target": 3}, TypeError, "`target` must be a pinned joint distribution"),
+    ],
+)
+def test_bad_arguments_are_one_clear_error(options, error, message):
+    target = tfd.MultivariateNormalDiag([0.0, 0.0])
+    given = {"target": target, "posterior": gaussian("float32"), "verbose": 0, **options}
+    with pytest.raises(error, match=message):
+        vi.fit(given.pop("target"), given.pop("posterior"), **given)

@@ -1,0 +1,16 @@
+"""Inference with flows: from a joint distribution to a diagnosed posterior."""
+
+from tfp_flows.vi.diagnosis import Diagnosis, diagnose, inference_data, resample
+from tfp_flows.vi.surrogate import Surrogate, SurrogateOptions, surrogate
+from tfp_flows.vi.training import fit
+
+__all__ = [
+    "Diagnosis",
+    "Surrogate",
+    "SurrogateOptions",
+    "diagnose",
+    "fit",
+    "inference_data",
+    "resample",
+    "surrogate",
+]

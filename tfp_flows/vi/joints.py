@@ -1,0 +1,138 @@
+"""Joint distributions as densities of one unconstrained vector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+from tfp_flows.bijectors import Support
+from tfp_flows.ops.internals import joint_bijector, joint_parts
+
+__all__ = ["Joint", "check_joint", "leaf_names", "unflatten"]
+
+Joint: TypeAlias = tfd.JointDistribution | tfp.experimental.distributions.JointDistributionPinned
+
+
+def check_joint(joint: Any) -> tf.DType:
+    """Return the dtype of the parts of a joint distribution that are not pinned.
+
+    Raises:
+      TypeError: `joint` is no joint distribution.
+      ValueError: a part is discrete, or has no fixed shape; parts have different dtypes or a batch
+        shape; or nothing is left to infer.
+    """
+    if not isinstance(joint, Joint):
+        raise TypeError(
+            "`joint` must be a tfd.JointDistribution, with data pinned by `experimental_pin`. "
+            f"Received: joint={joint!r}"
+        )
+    parts = joint_parts(joint)
+    if not parts:
+        raise ValueError(
+            "`joint` must have a part that is not pinned: nothing is left to infer. "
+            f"Received: joint={joint!r}"
+        )
+    for name, part in parts.items():
+        if _is_discrete(part):
+            raise ValueError(
+                "`joint` must have continuous parts alone: a flow has no density of discrete ones. "
+                f"Sum over {name!r}, with a tfd.MixtureSameFamily for example, or pin it. "
+                f"Received: {name!r} of {type(part).__name__.lstrip('_')}"
+            )
+    dtypes = dict.fromkeys(tf.nest.flatten(joint.dtype))
+    if len(dtypes) > 1:
+        raise ValueError(
+            "`joint` must have parts of one dtype. "
+            f"Received: {', '.join(sorted(dtype.name for dtype in dtypes))}"
+        )
+    for shape in tf.nest.flatten(joint.batch_shape):
+        if shape != ():
+            raise ValueError(
+                "`joint` must have batch shape (): make batches events by tfd.Independent, or use "
+                f"an AutoBatched joint distribution. Received: batch_shape={joint.batch_shape}"
+            )
+    for shape in tf.nest.flatten(joint.event_shape):
+        if not shape.is_fully_defined():
+            raise ValueError(
+                "`joint` must have parts of fixed shapes. "
+                f"Received: event_shape={joint.event_shape}"
+            )
+    (dtype,) = dtypes
+    return dtype
+
+
+def unflatten(joint: Joint, dtype: tf.DType) -> tuple[tfb.Bijector, list[int]]:
+    """The bijector from unconstrained vectors to the parts, and how many columns each part has."""
+    simplices: dict[int, Support] = {}  # They have variables, which are made once.
+
+    def bijector_of(part: tfd.Distribution) -> tfb.Bijector:
+        size = _simplex_size(part)
+        if size is None:
+            return part.experimental_default_event_space_bijector()
+        return simplices[size]
+
+    for part in joint_parts(joint).values():
+        size = _simplex_size(part)
+        if size is not None:
+            simplices[size] = Support(size - 1, "simplex", dtype=dtype)
+    constrain = joint_bijector(joint, bijector_of)
+    shapes = constrain.inverse_event_shape(joint.event_shape)
+    flat = tf.nest.flatten(shapes)
+    sizes = [int(np.prod(shape.as_list())) for shape in flat]
+    numbers = list(range(len(flat)))
+    steps = [
+        constrain,
+        tfb.Restructure(tf.nest.pack_sequence_as(shapes, numbers), numbers),
+        tfb.JointMap([tfb.Reshape(shape, [n]) for shape, n in zip(flat, sizes, strict=True)]),
+        tfb.Split(sizes),
+    ]
+    return tfb.Chain(steps, name="unflatten"), sizes
+
+
+def leaf_names(joint: Joint) -> list[str]:
+    """Names of the tensors that make up one draw, in the order of `tf.nest.flatten`."""
+    shapes = joint.event_shape
+    if isinstance(shapes, list | tuple) and not hasattr(shapes, "_fields"):
+        shapes = dict(zip(joint_parts(joint), shapes, strict=True))
+        return [name for key, part in shapes.items() for name in _names(part, key)]
+    return list(_names(shapes, ""))
+
+
+def _names(structure: Any, path: str) -> Iterator[str]:
+    if hasattr(structure, "_asdict"):
+        items = structure._asdict().items()
+    elif isinstance(structure, dict):
+        items = sorted(structure.items())
+    elif isinstance(structure, list | tuple):
+        items = enumerate(structure)
+    else:
+        yield path
+        return
+    for key, part in items:
+        yield from _names(part, f"{path}.{key}" if path else str(key))
+
+
+def _is_discrete(part: tfd.Distribution) -> bool:
+    if isinstance(part, tfd.JointDistribution):
+        return any(map(_is_discrete, joint_parts(part).values()))
+    if not part.dtype.is_floating:
+        return True
+    # Counts may be floating-point numbers: no bijector of TFP's leads to them.
+    known = _simplex_size(part) is not None
+    return not known and part.experimental_default_event_space_bijector() is None
+
+
+def _simplex_size(part: tfd.Distribution) -> int | None:
+    """Number of proportions that sum to 1, or None.
+
+    With NumPy 2.4 TFP 0.25 cannot construct the bijector that it has for them.
+    """
+    while isinstance(part, tfd.Independent | tfd.Sample):
+        part = part.distribution
+    return int(part.event_shape[-1]) if isinstance(part, tfd.Dirichlet) else None
