@@ -30,6 +30,7 @@ BESIDE = {
     "_version": (),
     "audio": ("ops", "distributions"),
     "datasets": ("distributions",),
+    "diagnostics": (),
     "serialization": ("ops", "bijectors", "distributions"),
     "testing": ("ops", "networks", "bijectors", "distributions", "serialization"),
     "plots": ("ops", "distributions", "model"),
@@ -38,6 +39,7 @@ BELOW = {part: {*ORDER[:i]} for i, part in enumerate(ORDER)} | {
     part: set(below) for part, below in BESIDE.items()
 }
 BELOW["model"].add("serialization")
+BELOW["vi"].add("serialization")
 
 
 def part_of(module):

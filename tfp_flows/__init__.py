@@ -18,7 +18,18 @@ if _keras.config.backend() != "tensorflow":
         f'"backend": "tensorflow" in keras.json. Received: {_keras.config.backend()}'
     )
 
-from tfp_flows import audio, bijectors, datasets, flows, networks, plots, serialization, testing, vi
+from tfp_flows import (
+    audio,
+    bijectors,
+    datasets,
+    diagnostics,
+    flows,
+    networks,
+    plots,
+    serialization,
+    testing,
+    vi,
+)
 from tfp_flows._version import __version__
 from tfp_flows.distributions import Flow, bases
 from tfp_flows.model import FlowModel
@@ -31,6 +42,7 @@ __all__ = [
     "bases",
     "bijectors",
     "datasets",
+    "diagnostics",
     "flows",
     "networks",
     "plots",

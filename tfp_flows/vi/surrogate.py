@@ -18,7 +18,7 @@ from tfp_flows.flows.options import AutoregressiveOptions, CouplingOptions, Opti
 from tfp_flows.ops.internals import TransformedDistributionBase
 from tfp_flows.vi.joints import Joint, check_joint, leaf_names, unflatten
 
-__all__ = ["Surrogate", "SurrogateOptions", "surrogate"]
+__all__ = ["Surrogate", "SurrogateOptions", "posterior_flow", "surrogate"]
 
 _GAUSSIANS = ("full_rank", "mean_field")
 _DEFAULTS: dict[str, Any] = {"layers": 4, "hidden_units": (64, 64)}
@@ -194,12 +194,22 @@ def _flow(flow: str | Flow, size: int, dtype: tf.DType, options: SurrogateOption
                 f"Received: event_shape={flow.event_shape}, dtype={flow.dtype.name}"
             )
         return flow
+    return posterior_flow(flow, size, dtype, options)
+
+
+def posterior_flow(name: str, size: int, dtype: tf.DType, options: SurrogateOptions) -> Flow:
+    """A fresh flow on R^D by its name, which ends in `Whitening`.
+
+    Raises:
+      ValueError: no flow has this name.
+      TypeError: it does not take an option.
+    """
     known = (*_GAUSSIANS, *flows.names())
-    if flow not in known:
-        raise ValueError(f"`flow` must be a Flow or one of {sorted(known)}. Received: {flow!r}")
-    if flow in _GAUSSIANS:
-        return _gaussian(flow, size, dtype, options)
-    made = flows.get(flow, size, **{**_DEFAULTS, **options, "dtype": dtype.name})
+    if name not in known:
+        raise ValueError(f"`flow` must be a Flow or one of {sorted(known)}. Received: {name!r}")
+    if name in _GAUSSIANS:
+        return _gaussian(name, size, dtype, options)
+    made = flows.get(name, size, **{**_DEFAULTS, **options, "dtype": dtype.name})
     return made.copy(bijector=tfb.Chain([Whitening(size, dtype), made.bijector]))
 
 

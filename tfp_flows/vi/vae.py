@@ -1,0 +1,275 @@
+"""FlowVAE: a variational autoencoder whose posterior, and prior, may be flows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+from tfp_flows import serialization
+from tfp_flows.distributions.flow import Flow
+from tfp_flows.model import FlowModel
+from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.internals import loss_tracker
+from tfp_flows.ops.seeds import check_seed, stateless_seed
+from tfp_flows.vi.surrogate import posterior_flow
+
+__all__ = ["FlowVAE"]
+
+Likelihood = Callable[[tf.Tensor], tfd.Distribution]
+_WEIGHTED_ROWS = 1024  # Times draws: how many events at once.
+
+
+@keras.saving.register_keras_serializable("tfp_flows")
+class FlowVAE(keras.Model):
+    """Latent variables `z` of data `x`, with `p(x, z) = p(z) p(x | z)` and a flow `q(z | x)`.
+
+    ELBO: `E_q[log p(x | z) + log p(z) - log q(z | x)] ≤ log p(x)`, in nats
+    loss of training: `-E_q[log p(x | z)] + β max(KL, free_bits)`, with `KL = E_q[log q / p]`, the
+      mean over a batch, and `β` rising from 0 to 1 over the first `annealing_steps` steps
+
+    `fit(x)` and all callbacks are those of Keras. `evaluate(x)` is the mean of -ELBO, without free
+    bits and annealing; with `return_dict=True` its two parts, `reconstruction` and `kl`, too.
+
+    Args:
+      encoder: Keras layer from `x` to features `(batch, C)`, the context of the posterior.
+      decoder: Keras layer from `z` `(batch, latent_size)` to the parameters of `p(x | z)`.
+      latent_size: number of latent variables.
+      posterior: as `flow` in `vi.surrogate`, by default inverse autoregressive flow with the
+        features as context; or a `Flow` with `context_size=C`.
+      prior: a `Flow` with events `(latent_size,)`, trained with the rest, "maf" for example in
+        `flows.maf(latent_size)`; a standard normal if None.
+      likelihood: "bernoulli", of which the decoder gives logits in the shape of `x`; "normal", of
+        which it gives means, with one deviation that is learned; or a function from what the
+        decoder gives to a distribution of `x`, registered with Keras to be saved.
+      free_bits: how much of the KL divergence, in nats, costs nothing in training.
+      annealing_steps: steps over which the KL divergence comes to cost all it does; 0 for none.
+      seed: of initial weights and draws.
+      name: name of the model.
+
+    Raises:
+      ValueError: an argument is out of range, or encoder, posterior and prior do not fit together.
+      TypeError: `encoder` or `decoder` is no Keras layer, or `prior` no `Flow`.
+
+    Source: Durk Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow"
+    (2016); Xi Chen et al., "Variational Lossy Autoencoder" (2017), for flows as priors.
+
+    Example:
+      >>> encoder = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8)])
+      >>> decoder = keras.Sequential([keras.Input((2,)), keras.layers.Dense(6)])
+      >>> vae = vi.FlowVAE(encoder, decoder, 2)
+      >>> vae.compile("adam")
+      >>> history = vae.fit(np.eye(6, dtype="float32"), verbose=0)
+      >>> vae.sample(4, seed=0)     # (4, 6)
+    """
+
+    def __init__(
+        self,
+        encoder: keras.layers.Layer,
+        decoder: keras.layers.Layer,
+        latent_size: int,
+        posterior: str | Flow = "iaf",
+        prior: Flow | None = None,
+        *,
+        likelihood: str | Likelihood = "bernoulli",
+        free_bits: float = 0.0,
+        annealing_steps: int = 0,
+        seed: int = 0,
+        name: str = "flow_vae",
+    ):
+        super().__init__(name=name)
+        for part, what in ((encoder, "encoder"), (decoder, "decoder")):
+            if not isinstance(part, keras.layers.Layer):
+                raise TypeError(f"`{what}` must be a Keras 3 layer. Received: {what}={part!r}")
+            if not part.built:
+                raise ValueError(f"`{what}` must be built: begin it with keras.Input.")
+        if likelihood not in ("bernoulli", "normal") and not callable(likelihood):
+            raise ValueError(
+                "`likelihood` must be 'bernoulli', 'normal' or a function. "
+                f"Received: likelihood={likelihood!r}"
+            )
+        if not (math.isfinite(free_bits) and free_bits >= 0):
+            raise ValueError(f"`free_bits` must be 0 or more. Received: free_bits={free_bits!r}")
+        self.encoder, self.decoder = encoder, decoder
+        self.latent_size = positive_int(latent_size, "latent_size")
+        self.likelihood = likelihood
+        self.free_bits = free_bits
+        self.annealing_steps = int(annealing_steps)
+        self.seed = check_seed(seed) or 0
+        features = int(encoder.output_shape[-1])
+        if not isinstance(posterior, Flow):
+            options = {"context_size": features, "seed": self.seed}
+            posterior = posterior_flow(posterior, latent_size, tf.float32, options)
+        _check_flow(posterior, "posterior", latent_size, features)
+        self.posterior_model = FlowModel(posterior, name="posterior")
+        self.prior_model = None
+        if prior is not None:
+            _check_flow(prior, "prior", latent_size, None)
+            self.prior_model = FlowModel(prior, name="prior")
+        self.log_deviation = None
+        if likelihood == "normal":
+            self.log_deviation = self.add_weight(name="log_deviation", shape=())
+        self._draws = self.add_weight(name="draws", shape=(), dtype="int32", trainable=False)
+        self._reconstruction = keras.metrics.Mean(name="reconstruction")
+        self._kl = keras.metrics.Mean(name="kl")
+        self.built = True
+
+    @property
+    def prior(self) -> tfd.Distribution:
+        """`p(z)`."""
+        if self.prior_model is not None:
+            return self.prior_model.distribution
+        zeros = tf.zeros([self.latent_size])
+        return tfd.MultivariateNormalDiag(zeros, tf.ones_like(zeros))
+
+    def posterior(self, x: Any, training: bool = False) -> tfd.Distribution:
+        """`q(z | x)`, with a batch of as many as there are rows in `x`."""
+        return self.posterior_model.distribution.given(self.encoder(x, training=training))
+
+    def given_latent(self, z: tf.Tensor, training: bool = False) -> tfd.Distribution:
+        """`p(x | z)`, with events of the shape of `x`."""
+        rows = tf.reshape(z, [-1, self.latent_size])
+        output = self.decoder(rows, training=training)
+        output = tf.reshape(output, tf.concat([tf.shape(z)[:-1], tf.shape(output)[1:]], 0))
+        if callable(self.likelihood):
+            return self.likelihood(output)
+        if self.likelihood == "bernoulli":
+            entries = tfd.Bernoulli(logits=output, dtype=output.dtype)
+        else:
+            deviation = tf.exp(tf.convert_to_tensor(self.log_deviation))
+            entries = tfd.Normal(output, tf.cast(deviation, output.dtype))
+        return tfd.Independent(entries, output.shape.rank - z.shape.rank + 1)
+
+    def _parts(
+        self, x: tf.Tensor, draws: int, seed: Any, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """`log p(x | z)` and `log q(z | x) - log p(z)`, `(draws, rows)`."""
+        z, log_q = self.posterior(x, training).sample_and_log_prob(draws, seed=seed)
+        log_likelihood = self.given_latent(z, training).log_prob(x)
+        if log_likelihood.shape.rank != 2:
+            raise ValueError(
+                "`likelihood` must give one log-density for every row of x: wrap it in "
+                f"tfd.Independent. Received: shape {tuple(log_likelihood.shape)}"
+            )
+        return log_likelihood, log_q - self.prior.log_prob(z)
+
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """The mean of `p(x | z)` at a draw of the posterior."""
+        seed = stateless_seed(self.seed)
+        return self.given_latent(self.posterior(x).sample(seed=seed), bool(training)).mean()
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One update by one draw a row."""
+        with tf.GradientTape() as tape:
+            log_likelihood, kl = self._parts(_events(data), 1, self._next_seed(), True)
+            reconstruction, kl = -tf.reduce_mean(log_likelihood), tf.reduce_mean(kl)
+            loss = reconstruction + self._kl_weight() * tf.maximum(kl, self.free_bits)
+            loss += sum(self.losses)
+            scaled = self.optimizer.scale_loss(loss)
+        weights = self.trainable_weights
+        self.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights, strict=True))
+        return self._update(loss, reconstruction, kl, tf.size(log_likelihood))
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """-ELBO by one draw a row."""
+        log_likelihood, kl = self._parts(_events(data), 1, self._next_seed(), False)
+        reconstruction, kl = -tf.reduce_mean(log_likelihood), tf.reduce_mean(kl)
+        return self._update(reconstruction + kl, reconstruction, kl, tf.size(log_likelihood))
+
+    def _update(
+        self, loss: tf.Tensor, reconstruction: tf.Tensor, kl: tf.Tensor, rows: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        loss_tracker(self).update_state(loss, sample_weight=rows)
+        self._reconstruction.update_state(reconstruction, sample_weight=rows)
+        self._kl.update_state(kl, sample_weight=rows)
+        return self.compute_metrics(None, None, None)
+
+    def _next_seed(self) -> tf.Tensor:
+        """Another one for every batch; the count is saved with the weights."""
+        self._draws.assign_add(1)
+        return tf.stack([tf.constant(self.seed % 2**31, tf.int32), self._draws.value])
+
+    def _kl_weight(self) -> tf.Tensor:
+        step = tf.cast(self.optimizer.iterations, tf.float32)
+        return tf.minimum(1.0, (step + 1) / max(self.annealing_steps, 1))
+
+    def log_prob(self, x: Any, *, draws: int = 100, seed: int = 0) -> np.ndarray:
+        """Importance-weighted estimates of `log p(x)` in nats, `(n,)`, of `draws` draws a row.
+
+        Their mean is at most `log p(x)`, and rises to it with the number of draws.
+
+        Source: Yuri Burda, Roger Grosse and Ruslan Salakhutdinov, "Importance Weighted
+        Autoencoders" (2016).
+        """
+        positive_int(draws, "draws")
+        x = tf.convert_to_tensor(x, dtype_hint=tf.float32)
+        size = max(1, _WEIGHTED_ROWS // draws)
+
+        @tf.function(reduce_retracing=True)
+        def of_rows(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+            log_likelihood, kl = self._parts(x, draws, seed, False)
+            return tf.reduce_logsumexp(log_likelihood - kl, 0) - math.log(draws)
+
+        first = stateless_seed(check_seed(seed) or 0)
+        parts = [
+            of_rows(x[i : i + size], tf.random.fold_in(first, i)) for i in range(0, len(x), size)
+        ]
+        return np.concatenate(parts)
+
+    def sample(self, n: int, seed: int | None = None, *, mean: bool = False) -> tf.Tensor:
+        """Draw `n` events of `p(x)`; with `mean` those of `p(x | z)`, without noise."""
+        seeds = [None, None] if seed is None else tf.random.split(stateless_seed(seed), 2)
+        x = self.given_latent(self.prior.sample(n, seed=seeds[0]))
+        return x.mean() if mean else x.sample(seed=seeds[1])
+
+    def get_config(self) -> dict[str, Any]:
+        prior = self.prior_model
+        return {
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "decoder": keras.saving.serialize_keras_object(self.decoder),
+            "latent_size": self.latent_size,
+            "posterior": serialization.serialize(self.posterior_model.distribution),
+            "prior": None if prior is None else serialization.serialize(prior.distribution),
+            "likelihood": self.likelihood
+            if isinstance(self.likelihood, str)
+            else keras.saving.serialize_keras_object(self.likelihood),
+            "free_bits": self.free_bits,
+            "annealing_steps": self.annealing_steps,
+            "seed": self.seed,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> FlowVAE:
+        arguments = dict(config)
+        for name in ("posterior", "prior"):
+            arguments[name] = serialization.deserialize(arguments[name])
+        for name in ("encoder", "decoder"):
+            serialization.check_keras(arguments[name], ValueError, name)
+            arguments[name] = keras.saving.deserialize_keras_object(arguments[name])
+        if not isinstance(arguments["likelihood"], str):
+            likelihood = keras.saving.deserialize_keras_object(arguments["likelihood"])
+            arguments["likelihood"] = likelihood
+        return cls(**arguments)
+
+
+def _events(data: Any) -> tf.Tensor:
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if y is not None or weight is not None:
+        raise ValueError("A FlowVAE takes data `x` alone, without targets and weights.")
+    return x
+
+
+def _check_flow(flow: Any, name: str, latent_size: int, features: int | None) -> None:
+    if not isinstance(flow, Flow):
+        raise TypeError(f"`{name}` must be a Flow. Received: {name}={flow!r}")
+    if flow.event_shape != (latent_size,) or flow.context_size != features:
+        raise ValueError(
+            f"`{name}` must have events of shape ({latent_size},) and context_size={features}. "
+            f"Received: event_shape={flow.event_shape}, context_size={flow.context_size}"
+        )
