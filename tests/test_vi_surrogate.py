@@ -24,7 +24,8 @@ def supports(dtype="float32"):
         yield tfd.Dirichlet(c([1.0, 2.0, 3.0]), name="simplex")
         yield tfd.Independent(tfd.Dirichlet(c([[1.0, 1.0], [2.0, 2.0]])), 1, name="simplices")
         yield tfd.CholeskyLKJ(3, c(2.0), name="correlation")
-        yield tfd.WishartTriL(c(5.0), tf.eye(2, dtype=dtype), name="matrix")
+        if dtype == "float32":  # TFP's bijector of these knows no other.
+            yield tfd.WishartTriL(5.0, tf.eye(2), name="matrix")
         yield tfd.Sample(tfd.Normal(c(0.0), scale), [2, 2], name="table")
         yield tfd.Normal(c(0.0), scale, name="y")
 
@@ -174,7 +175,7 @@ def test_outside_of_the_support_there_is_no_density():
             lambda: tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), tfd.Poisson(2.0)]),
             {},
             ValueError,
-            "continuous parts alone.*Sum over 'x1'.*of Poisson",
+            "continuous parts alone.*Sum over 'x'.*of Poisson",
         ),
         (
             lambda: tfd.JointDistributionNamed({"k": tfd.Categorical(logits=[0.0, 0.0])}),
