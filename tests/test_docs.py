@@ -24,12 +24,14 @@ from tfp_flows import (
     bases,
     bijectors,
     datasets,
+    diagnostics,
     distributions,
     flows,
     networks,
     plots,
     serialization,
     testing,
+    vi,
 )
 from tfp_flows.distributions import toys
 from tfp_flows.model import ties
@@ -41,11 +43,13 @@ MODULES = [
     bijectors.transformers,
     bases,
     datasets,
+    diagnostics,
     flows,
     networks,
     plots,
     serialization,
     testing,
+    vi,
     toys,
     distributions,
     ties,

@@ -182,6 +182,30 @@ def test_every_objective_trains(objective):
     np.testing.assert_allclose(flow.bijector.log_scale, np.log([0.5, 2.0]), atol=0.1)
 
 
+def test_a_bridge_leads_to_modes_that_are_missed_without():
+    modes = tfd.MixtureSameFamily(
+        tfd.Categorical(probs=[0.3, 0.7]), tfd.Normal([-6.0, 6.0], [0.5, 1.0])
+    )
+    joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0)])
+    found = {}
+    for anneal in (0.0, 0.6):
+        posterior = vi.surrogate(joint, "elementwise_spline", layers=2, seed=0)
+        if anneal:
+            posterior.flow.adapt([[-6.0], [6.0]])
+        vi.fit(
+            lambda value: modes.log_prob(value[0]),
+            posterior,
+            steps=400,
+            sample_size=128,
+            anneal=anneal,
+            optimizer=keras.optimizers.Adam(0.02),
+            verbose=0,
+        )
+        found[anneal] = float(tf.reduce_mean(tf.cast(posterior.sample(2000, seed=0)[0] > 0, "f")))
+    assert found[0.0] in (0.0, 1.0)
+    np.testing.assert_allclose(found[0.6], 0.7, atol=0.06)
+
+
 def test_equal_seeds_train_alike_compiled_or_not():
     results = []
     for jit, seed in ((False, 3), (False, 3), (True, 3), (False, 4)):
@@ -319,6 +343,7 @@ def test_a_target_that_mixes_rows_is_an_error(target, message):
         ({"objective": "kl"}, ValueError, "`objective` must be one of.*'kl'"),
         ({"gradient": "stl"}, ValueError, "`gradient` must be one of.*'stl'"),
         ({"objective": "alpha", "alpha": 1.0}, ValueError, "`alpha` must be a finite number"),
+        ({"anneal": 1.0}, ValueError, "`anneal` must be 0 or more, and below 1"),
         ({"seed": 1.5}, ValueError, "`seed` must be an integer"),
         ({"callbacks": [3]}, TypeError, "`callbacks` must be"),
         ({"context": [[1.0]]}, ValueError, "`context` was given"),

@@ -57,7 +57,11 @@ def energy_score(draws: Any, truth: Any) -> np.ndarray:
 
 
 class TwoSample(NamedTuple):
-    """Accuracy of a classifier, and its standard error over the folds: 0.5 for equal samples."""
+    """Accuracy of a classifier, and its standard error over the folds: 0.5 for equal samples.
+
+    Example:
+      >>> accuracy, error = diagnostics.TwoSample(0.5, 0.01)
+    """
 
     accuracy: float
     standard_error: float

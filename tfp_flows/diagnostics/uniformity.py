@@ -28,6 +28,12 @@ class Uniformity:
       confidence: of the band.
       title: what is shown.
       names: of the columns.
+
+    Example:
+      >>> draws = np.random.default_rng(0).normal(size=(99, 200, 2))
+      >>> found = diagnostics.coverage(draws[1:], draws[0], names=["a", "b"])
+      >>> found.inside     # [True, True]
+      >>> axes = found.plot()
     """
 
     values: np.ndarray

@@ -2,7 +2,7 @@
 
 from tfp_flows.vi.diagnosis import Diagnosis, diagnose, inference_data, resample
 from tfp_flows.vi.neutra import neutra
-from tfp_flows.vi.surrogate import Surrogate, SurrogateOptions, surrogate
+from tfp_flows.vi.surrogate import Surrogate, surrogate
 from tfp_flows.vi.training import fit
 from tfp_flows.vi.vae import FlowVAE
 
@@ -10,7 +10,6 @@ __all__ = [
     "Diagnosis",
     "FlowVAE",
     "Surrogate",
-    "SurrogateOptions",
     "diagnose",
     "fit",
     "inference_data",

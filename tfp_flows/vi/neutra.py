@@ -95,7 +95,7 @@ def neutra(
     kernel = _WithJumps(kernel, log_prob, base, jumps=jumps)
 
     @tf.function(jit_compile=jit_compile)
-    def run() -> tuple[Any, tf.Tensor, dict[str, tf.Tensor]]:
+    def run() -> tuple[Any, dict[str, tf.Tensor]]:
         u, stats = tfp.mcmc.sample_chain(
             draws, first, kernel=kernel, num_burnin_steps=warmup, trace_fn=_stats, seed=seeds[1]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ def fit(
     context: Any | None = None,
     batch_size: int = 16,
     start: bool = True,
+    anneal: float = 0.0,
     optimizer: keras.optimizers.Optimizer | str | None = None,
     callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback | None = None,
     steps_per_epoch: int | None = None,
@@ -79,6 +81,10 @@ def fit(
       batch_size: contexts for each update.
       start: whether a fresh surrogate starts from a Gaussian near the target; with modes that are
         far apart, it would be at one of them.
+      anneal: share of the steps, below 1, over which the target is a bridge `q₀^(1-β) p^β`, with β
+        rising from 0 to 1: from the posterior as it is before training, which should be wide, to
+        the target. For modes that are far apart; there is no `start` then. Set the width by
+        `posterior.flow.adapt(points)`.
       optimizer: of Keras; Adam, whose learning rate falls from 0.002 to 0 along a cosine, if None.
       callbacks: of Keras, which see the metrics "loss" and "elbo", in nats, of every epoch. With
         `BackupAndRestore`, a training that was killed goes on when it is called again, with the
@@ -117,12 +123,13 @@ def fit(
         gradient=_one_of(gradient, "gradient", GRADIENTS),
         context=context,
         batch_size=positive_int(batch_size, "batch_size"),
+        bridge=math.ceil(_share(anneal) * steps),
         seed=seed,
     )
     epochs = math.ceil(steps / positive_int(steps_per_epoch or _STEPS_AN_EPOCH, "steps_per_epoch"))
     count = steps_per_epoch or math.ceil(steps / epochs)
     density.check(*model.draw(_CHECKED_ROWS))
-    if start and context is None:
+    if start and not anneal and context is None:
         _start(density, model, seed)
     if optimizer is None:
         schedule = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, epochs * count)
@@ -146,6 +153,7 @@ class Variational(StepsAtATime):
         gradient: str = "path",
         context: Any | None = None,
         batch_size: int = 1,
+        bridge: int = 0,
         seed: int = 0,
     ):
         super().__init__(name="variational", dtype=target.flow.dtype.name, autocast=False)
@@ -161,6 +169,8 @@ class Variational(StepsAtATime):
         flow = target.flow
         self._batch_size = batch_size
         self._contexts = check_context(context, flow.context_shape, flow.dtype, "this posterior")
+        self._bridge = bridge
+        self._first = copy.deepcopy(flow) if bridge else None
         self._elbo = keras.metrics.Mean(name="elbo")
         self.built = True
 
@@ -191,7 +201,12 @@ class Variational(StepsAtATime):
 
         def log_density(z: tf.Tensor) -> tf.Tensor:
             log_prob = self._target(_rows(z), _repeat(context, self.sample_size))
-            return tf.reshape(log_prob, tf.shape(z)[:-1])
+            log_prob = tf.reshape(log_prob, tf.shape(z)[:-1])
+            if self._first is None:
+                return log_prob
+            step = tf.cast(self.optimizer.iterations, z.dtype)
+            share = tf.minimum(step / self._bridge, tf.ones([], z.dtype))
+            return share * log_prob + (1 - share) * self._first.given(context).log_prob(z)
 
         weights = self.trainable_weights
         with tf.GradientTape() as tape:
@@ -270,6 +285,12 @@ def _one_of(value: str, name: str, known: Sequence[str]) -> str:
     if value not in known:
         raise ValueError(f"`{name}` must be one of {list(known)}. Received: {name}={value!r}")
     return value
+
+
+def _share(anneal: float) -> float:
+    if not 0 <= anneal < 1:
+        raise ValueError(f"`anneal` must be 0 or more, and below 1. Received: anneal={anneal!r}")
+    return float(anneal)
 
 
 def _check_alpha(alpha: float) -> float:

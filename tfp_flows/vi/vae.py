@@ -14,10 +14,12 @@ from tensorflow_probability import distributions as tfd
 from tfp_flows import serialization
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.model import FlowModel
+from tfp_flows.model.guard import all_finite
+from tfp_flows.model.replicas import update_if
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.internals import loss_tracker
 from tfp_flows.ops.seeds import check_seed, stateless_seed
-from tfp_flows.vi.surrogate import posterior_flow
+from tfp_flows.vi.surrogate import SurrogateOptions, posterior_flow
 
 __all__ = ["FlowVAE"]
 
@@ -33,7 +35,8 @@ class FlowVAE(keras.Model):
     loss of training: `-E_q[log p(x | z)] + β max(KL, free_bits)`, with `KL = E_q[log q / p]`, the
       mean over a batch, and `β` rising from 0 to 1 over the first `annealing_steps` steps
 
-    `fit(x)` and all callbacks are those of Keras. `evaluate(x)` is the mean of -ELBO, without free
+    `fit(x)` and all callbacks are those of Keras; `keras.callbacks.TerminateOnNaN` ends a training
+    that broke, with the last finite weights. `evaluate(x)` is the mean of -ELBO, without free
     bits and annealing; with `return_dict=True` its two parts, `reconstruction` and `kl`, too.
 
     Args:
@@ -103,7 +106,7 @@ class FlowVAE(keras.Model):
         self.seed = check_seed(seed) or 0
         features = int(encoder.output_shape[-1])
         if not isinstance(posterior, Flow):
-            options = {"context_size": features, "seed": self.seed}
+            options: SurrogateOptions = {"context_size": features, "seed": self.seed}
             posterior = posterior_flow(posterior, latent_size, tf.float32, options)
         _check_flow(posterior, "posterior", latent_size, features)
         self.posterior_model = FlowModel(posterior, name="posterior")
@@ -164,7 +167,7 @@ class FlowVAE(keras.Model):
         return self.given_latent(self.posterior(x).sample(seed=seed), bool(training)).mean()
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One update by one draw a row."""
+        """One update by one draw a row, left out, with a loss of NaN, if a number is not finite."""
         with tf.GradientTape() as tape:
             log_likelihood, kl = self._parts(_events(data), 1, self._next_seed(), True)
             reconstruction, kl = -tf.reduce_mean(log_likelihood), tf.reduce_mean(kl)
@@ -172,7 +175,10 @@ class FlowVAE(keras.Model):
             loss += sum(self.losses)
             scaled = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights, strict=True))
+        gradients = tape.gradient(scaled, weights)
+        finite = all_finite([loss, *gradients])
+        update_if(finite, self.optimizer, gradients, weights)
+        loss = tf.where(finite, loss, tf.constant(np.nan, loss.dtype))
         return self._update(loss, reconstruction, kl, tf.size(log_likelihood))
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:

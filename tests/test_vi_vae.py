@@ -1,0 +1,128 @@
+"""FlowVAE, against a linear model whose log p(x) is known."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_flows import flows, vi
+
+tfd = tfp.distributions
+WEIGHTS = np.array([[1.0, 0.5, 0.0, -1.0], [0.0, 1.0, 2.0, 0.3]], "float32")
+EXACT = tfd.MultivariateNormalTriL(
+    tf.zeros(4), tf.linalg.cholesky(WEIGHTS.T @ WEIGHTS + np.eye(4, dtype="float32"))
+)
+
+
+def encoder():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "tanh")])
+
+
+def decoder():
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(4)])
+
+
+def linear(**options):
+    """x = Wz + noise, with deviations of 1."""
+    vae = vi.FlowVAE(encoder(), decoder(), 2, likelihood="normal", **options)
+    vae.decoder.layers[0].kernel.assign(WEIGHTS)
+    return vae
+
+
+def test_weighted_estimates_are_those_of_the_closed_form():
+    x = EXACT.sample(20, seed=0)
+    vae = linear()
+    few, many = (vae.log_prob(x, draws=n, seed=1) for n in (1, 20_000))
+    np.testing.assert_allclose(many, EXACT.log_prob(x), atol=0.15)
+    assert few.mean() < many.mean() - 0.5
+    np.testing.assert_array_equal(
+        vae.log_prob(x, draws=5, seed=1), vae.log_prob(x, draws=5, seed=1)
+    )
+
+
+def test_training_finds_the_posterior_and_its_elbo_the_evidence():
+    x = EXACT.sample(2000, seed=0).numpy()
+    vae = linear(posterior="mean_field", seed=0)
+    vae.decoder.trainable = False
+    vae.log_deviation.trainable = False
+    vae.compile(keras.optimizers.Adam(0.01))
+    vae.fit(x, batch_size=100, epochs=12, verbose=0)
+    found = vae.evaluate(x, verbose=0, return_dict=True)
+    evidence = float(tf.reduce_mean(EXACT.log_prob(x)))
+    # Given x, z has correlated columns: of these, independent ones fall short by 0.02 nats.
+    assert -0.05 < found["loss"] + evidence < 0.3
+    np.testing.assert_allclose(found["loss"], found["reconstruction"] + found["kl"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_a_saved_autoencoder_is_the_same(prior, tmp_path):
+    x = (EXACT.sample(16, seed=0).numpy() > 0).astype("float32")
+    learned = flows.real_nvp(2, layers=2, hidden_units=(4,), seed=0) if prior else None
+    vae = vi.FlowVAE(encoder(), decoder(), 2, prior=learned, free_bits=0.5, annealing_steps=3)
+    vae.compile("adam")
+    before = [weight.numpy() for weight in vae.trainable_weights]
+    vae.fit(x, epochs=1, verbose=0)
+    pairs = zip(vae.trainable_weights, before, strict=True)
+    assert all(np.any(weight.numpy() != old) for weight, old in pairs)
+    vae.save(tmp_path / "vae.keras")
+    loaded = keras.saving.load_model(tmp_path / "vae.keras")
+    np.testing.assert_array_equal(loaded.log_prob(x, draws=3), vae.log_prob(x, draws=3))
+    np.testing.assert_array_equal(loaded.sample(5, seed=0), vae.sample(5, seed=0))
+    assert loaded.get_config() == vae.get_config()
+    assert np.isin(vae.sample(5, seed=0), [0.0, 1.0]).all()
+    mean = vae.sample(5, seed=0, mean=True).numpy()
+    assert ((mean > 0) & (mean < 1)).all()
+
+
+def test_free_bits_and_annealing_take_weight_from_the_divergence():
+    x = EXACT.sample(64, seed=0).numpy()
+
+    def first_loss(**options):
+        vae = linear(seed=0, **options)
+        vae.compile(keras.optimizers.SGD(0.0))
+        found = vae.fit(x, batch_size=64, verbose=0).history
+        return {name: values[0] for name, values in found.items()}
+
+    plain, annealed = first_loss(), first_loss(annealing_steps=4)
+    np.testing.assert_allclose(plain["loss"], plain["reconstruction"] + plain["kl"], rtol=1e-5)
+    expected = annealed["reconstruction"] + annealed["kl"] / 4
+    np.testing.assert_allclose(annealed["loss"], expected, rtol=1e-5)
+    free = first_loss(free_bits=50.0)
+    np.testing.assert_allclose(free["loss"], free["reconstruction"] + 50.0, rtol=1e-5)
+
+
+@keras.saving.register_keras_serializable("test_vi_vae")
+def poisson(output):
+    return tfd.Independent(tfd.Poisson(log_rate=output), 1)
+
+
+def test_a_likelihood_of_ones_own():
+    vae = vi.FlowVAE(encoder(), decoder(), 2, likelihood=poisson)
+    x = np.ones([3, 4], "float32")
+    assert np.isfinite(vae.log_prob(x, draws=4)).all()
+    again = vi.FlowVAE.from_config(vae.get_config())
+    assert again.likelihood is poisson
+    wrong = vi.FlowVAE(encoder(), decoder(), 2, likelihood=lambda o: tfd.Normal(o, 1.0))
+    with pytest.raises(ValueError, match=r"wrap it in tfd\.Independent"):
+        wrong.log_prob(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"encoder": 3}, TypeError, "`encoder` must be a Keras 3 layer"),
+        ({"decoder": keras.layers.Dense(4)}, ValueError, "`decoder` must be built"),
+        ({"latent_size": 0}, ValueError, "`latent_size` must be a positive integer"),
+        ({"posterior": "ia"}, ValueError, "`flow` must be a Flow or one of"),
+        ({"posterior": flows.maf(2)}, ValueError, r"`posterior` must have.*context_size=8"),
+        ({"prior": flows.maf(3)}, ValueError, r"`prior` must have events of shape \(2,\)"),
+        ({"prior": tfd.Normal(0.0, 1.0)}, TypeError, "`prior` must be a Flow"),
+        ({"likelihood": "poisson"}, ValueError, "`likelihood` must be"),
+        ({"free_bits": -1.0}, ValueError, "`free_bits` must be 0 or more"),
+    ],
+)
+def test_bad_arguments_are_one_clear_error(options, error, message):
+    given = {"encoder": encoder(), "decoder": decoder(), "latent_size": 2, **options}
+    with pytest.raises(error, match=message):
+        vi.FlowVAE(**given)
