@@ -197,6 +197,12 @@ def test_outside_of_the_support_there_is_no_density():
             ValueError,
             "one dtype. Received: float32, float64",
         ),
+        (
+            lambda: tfd.JointDistributionNamed({"a": KINDS["coroutine"]()}),
+            {},
+            ValueError,
+            "tensors as parts.*'a' of JointDistributionCoroutine",
+        ),
         (KINDS["named"], {"flow": "ia"}, ValueError, "`flow` must be a Flow or one of.*'ia'"),
         (KINDS["named"], {"support": "positive"}, ValueError, "`support` must be left out"),
         (KINDS["named"], {"flow": "mean_field", "layers": 2}, TypeError, r"\['layers'\]"),

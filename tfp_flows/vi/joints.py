@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +13,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_flows.bijectors import Support
 from tfp_flows.ops.internals import joint_bijector, joint_parts
 
-__all__ = ["Joint", "check_joint", "leaf_names", "unflatten"]
+__all__ = ["Joint", "check_joint", "part_names", "unflatten"]
 
 Joint: TypeAlias = tfd.JointDistribution | tfp.experimental.distributions.JointDistributionPinned
 
@@ -24,8 +23,8 @@ def check_joint(joint: Any) -> tf.DType:
 
     Raises:
       TypeError: `joint` is no joint distribution.
-      ValueError: a part is discrete, or has no fixed shape; parts have different dtypes or a batch
-        shape; or nothing is left to infer.
+      ValueError: a part is discrete, a joint distribution itself, or has no fixed shape; parts have
+        different dtypes or a batch shape; or nothing is left to infer.
     """
     if not isinstance(joint, Joint):
         raise TypeError(
@@ -39,13 +38,18 @@ def check_joint(joint: Any) -> tf.DType:
             f"Received: joint={joint!r}"
         )
     for name, part in parts.items():
+        if tf.nest.is_nested(part.dtype):
+            raise ValueError(
+                "`joint` must have tensors as parts: write a joint distribution inside of another "
+                f"out. Received: {name!r} of {type(part).__name__.lstrip('_')}"
+            )
         if _is_discrete(part):
             raise ValueError(
                 "`joint` must have continuous parts alone: a flow has no density of discrete ones. "
                 f"Sum over {name!r}, with a tfd.MixtureSameFamily for example, or pin it. "
                 f"Received: {name!r} of {type(part).__name__.lstrip('_')}"
             )
-    dtypes = dict.fromkeys(tf.nest.flatten(joint.dtype))
+    dtypes = {part.dtype for part in parts.values()}
     if len(dtypes) > 1:
         raise ValueError(
             "`joint` must have parts of one dtype. "
@@ -95,32 +99,13 @@ def unflatten(joint: Joint, dtype: tf.DType) -> tuple[tfb.Bijector, list[int]]:
     return tfb.Chain(steps, name="unflatten"), sizes
 
 
-def leaf_names(joint: Joint) -> list[str]:
+def part_names(joint: Joint) -> list[str]:
     """Names of the tensors that make up one draw, in the order of `tf.nest.flatten`."""
-    shapes = joint.event_shape
-    if isinstance(shapes, list | tuple) and not hasattr(shapes, "_fields"):
-        shapes = dict(zip(joint_parts(joint), shapes, strict=True))
-        return [name for key, part in shapes.items() for name in _names(part, key)]
-    return list(_names(shapes, ""))
-
-
-def _names(structure: Any, path: str) -> Iterator[str]:
-    if hasattr(structure, "_asdict"):
-        items = structure._asdict().items()
-    elif isinstance(structure, dict):
-        items = sorted(structure.items())
-    elif isinstance(structure, list | tuple):
-        items = enumerate(structure)
-    else:
-        yield path
-        return
-    for key, part in items:
-        yield from _names(part, f"{path}.{key}" if path else str(key))
+    names = list(joint_parts(joint))
+    return sorted(names) if isinstance(joint.event_shape, dict) else names
 
 
 def _is_discrete(part: tfd.Distribution) -> bool:
-    if isinstance(part, tfd.JointDistribution):
-        return any(map(_is_discrete, joint_parts(part).values()))
     if not part.dtype.is_floating:
         return True
     # Counts may be floating-point numbers: no bijector of TFP's leads to them.

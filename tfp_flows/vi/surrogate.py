@@ -16,7 +16,7 @@ from tfp_flows.distributions.conditional import Conditional
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.flows.options import AutoregressiveOptions, CouplingOptions, Option
 from tfp_flows.ops.internals import TransformedDistributionBase
-from tfp_flows.vi.joints import Joint, check_joint, leaf_names, unflatten
+from tfp_flows.vi.joints import Joint, check_joint, part_names, unflatten
 
 __all__ = ["Surrogate", "SurrogateOptions", "posterior_flow", "surrogate"]
 
@@ -179,7 +179,7 @@ def surrogate(
             )
     bijector, sizes = unflatten(joint, dtype)
     made = _flow(flow, sum(sizes), dtype, options)
-    return Surrogate(made, bijector, leaf_names(joint), sizes)
+    return Surrogate(made, bijector, part_names(joint), sizes)
 
 
 def _flow(flow: str | Flow, size: int, dtype: tf.DType, options: SurrogateOptions) -> Flow:
