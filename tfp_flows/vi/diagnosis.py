@@ -106,11 +106,12 @@ def diagnose(
     smoothed, k_hat = _smooth(log_weights)
     log_sum = np.logaddexp.reduce(smoothed)
     ess = 1 / np.sum(np.exp(2 * (smoothed - log_sum)))
-    forward = None if reference is None else _forward_ess(density, reference)
+    log_evidence = float(log_sum - math.log(draws))
+    forward = None if reference is None else _forward_ess(density, reference, log_evidence)
     return Diagnosis(
         elbo=float(log_weights.mean()),
         elbo_se=float(log_weights.std(ddof=1) / math.sqrt(draws)),
-        log_evidence=float(log_sum - math.log(draws)),
+        log_evidence=log_evidence,
         log_evidence_se=float(math.sqrt(max(1 / ess - 1 / draws, 0.0))),
         k_hat=k_hat,
         ess=float(ess),
@@ -246,16 +247,15 @@ def _smooth(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     return np.asarray(smoothed), float(k_hat)
 
 
-def _forward_ess(density: Target, reference: Any) -> float:
-    """`1 / (E[p / q] E[q / p])` under the target, of draws of it."""
-    posterior = density.posterior
-    tf.nest.assert_same_structure(posterior.event_shape, reference)
-    log_prob = posterior.log_prob(reference)
-    ratio = tf.cast(density.log_density(reference) - log_prob, tf.float64).numpy()
-    count = math.log(len(ratio))
-    # Log-weights of infinity, where the posterior has no density, make it 0.
-    means = np.logaddexp.reduce(ratio) - count, np.logaddexp.reduce(-ratio) - count
-    return float(np.exp(-means[0] - means[1]))
+def _forward_ess(density: Target, reference: Any, log_evidence: float) -> float:
+    """`E_q[w] / E_p[w]`, the second of draws of the target.
+
+    What the posterior misses makes the first too small, and the second large.
+    """
+    log_weights = density.log_density(reference) - density.posterior.log_prob(reference)
+    log_weights = tf.cast(log_weights, tf.float64).numpy()
+    log_mean = np.logaddexp.reduce(log_weights) - math.log(len(log_weights))
+    return float(min(1.0, np.exp(log_evidence - log_mean)))
 
 
 def _verdict(k_hat: float, ess: float, draws: int, forward: float | None) -> str:
