@@ -161,7 +161,7 @@ def test_without_arviz_there_is_one_clear_error(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match="with the extra `vi`"):
-        vi.diagnose(target, normal_flow())
+        vi.diagnose(target, normal_flow(1.5))
 
 
 @pytest.mark.parametrize(

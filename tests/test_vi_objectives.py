@@ -107,7 +107,8 @@ def test_on_eight_schools_the_path_gradient_has_less_variance():
     vi.fit(EIGHT_SCHOOLS, posterior, steps=20, sample_size=64, verbose=0)
     density = Target(EIGHT_SCHOOLS, posterior)
     path, total = (
-        gradients(posterior.flow, density, 30, 32, gradient=gradient).var(0).sum()
+        gradients(posterior.flow, density, 30, 32, gradient=gradient).var(0)
         for gradient in ("path", "total")
     )
-    assert path < total / 5
+    assert path.sum() < total.sum()
+    assert np.median(path) < np.median(total) / 3

@@ -140,7 +140,7 @@ class _WithJumps(tfp.mcmc.TransitionKernel):
         return True
 
     def bootstrap_results(self, state: tf.Tensor) -> _Results:
-        return _Results(self._inner.bootstrap_results(state), tf.zeros(len(state), tf.bool))
+        return _Results(self._inner.bootstrap_results(state), tf.zeros(state.shape[:1], tf.bool))
 
     def one_step(
         self, state: tf.Tensor, results: _Results, seed: Any = None
@@ -150,7 +150,7 @@ class _WithJumps(tfp.mcmc.TransitionKernel):
         if not self._jumps:
             return state, results._replace(inner_results=inner)
         here = inner.inner_results
-        proposal = self._proposals.sample(len(state), seed=seeds[1])
+        proposal = self._proposals.sample(state.shape[0], seed=seeds[1])
         log_prob, slope = tfp.math.value_and_gradient(self._log_prob, proposal)
         log_ratio = log_prob - self._proposals.log_prob(proposal)
         log_ratio -= here.target_log_prob - self._proposals.log_prob(state)

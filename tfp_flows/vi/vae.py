@@ -116,8 +116,10 @@ class FlowVAE(keras.Model):
             self.prior_model = FlowModel(prior, name="prior")
         self.log_deviation = None
         if likelihood == "normal":
-            self.log_deviation = self.add_weight(name="log_deviation", shape=())
-        self._draws = self.add_weight(name="draws", shape=(), dtype="int32", trainable=False)
+            self.log_deviation = self.add_weight(name="log_deviation", initializer="zeros")
+        self._draws = self.add_weight(
+            name="draws", initializer="zeros", dtype="int32", trainable=False
+        )
         self._reconstruction = keras.metrics.Mean(name="reconstruction")
         self._kl = keras.metrics.Mean(name="kl")
         self.built = True
