@@ -82,7 +82,7 @@ def test_a_bridge_leads_to_modes_that_are_missed_without():
             optimizer=keras.optimizers.Adam(0.02),
             verbose=0,
         )
-        found[anneal] = float(tf.reduce_mean(tf.cast(posterior.sample(2000, seed=0)[0] > 0, "f")))
+        found[anneal] = np.mean(posterior.sample(2000, seed=0)[0].numpy() > 0)
     assert found[0.0] in (0.0, 1.0)
     np.testing.assert_allclose(found[0.6], 0.7, atol=0.06)
 
@@ -179,7 +179,7 @@ def test_amortized_posteriors_of_all_contexts_are_found():
         (lambda v: tf.math.log(v["b"] - 1.0) - v["a"] ** 2, "nan at b = .*finite with the 'b' of"),
         (lambda v: tf.where(v["a"] < 0.5, -np.inf, 0.0) - v["b"], "-inf at a = .*with the 'a' of"),
         (lambda v: v["a"] * np.nan, "nan at a = .*, b = "),
-        (lambda v: tf.sqrt(tf.maximum(v["b"] - 1.0, 0.0)) * 0 - v["a"], "gradient.*'b'.*not"),
+        (lambda v: tf.sqrt(v["b"] * 0.0) - v["a"] ** 2, "gradient.*'b' that is not, at b = "),
     ],
 )
 def test_a_target_that_is_not_finite_stops_with_the_parameter(density, message):
