@@ -126,7 +126,7 @@ class Target:
                 "another flow."
             )
         row, column = found[0]
-        name = np.repeat(self.names, self.sizes)[column]
+        name = self.names[int(np.searchsorted(np.cumsum(self.sizes), column, "right"))]
         return (
             "`target` must have a finite gradient where the posterior draws. Received: one with "
             f"respect to {name!r} that is not, at {self._describe(z[row], [name])}"
