@@ -85,17 +85,28 @@ def test_a_bridge_leads_from_the_first_posterior_to_the_target():
     np.testing.assert_allclose(losses[0.5], losses[0.0] * [0.0, 0.5, 1.0, 1.0], atol=1e-5)
 
 
-def test_equal_seeds_train_alike_compiled_or_not():
+def test_equal_seeds_train_alike():
     results = []
-    for jit, seed in ((False, 3), (False, 3), (True, 3), (False, 4)):
+    for seed in (3, 3, 4):
         posterior = vi.surrogate(EIGHT_SCHOOLS, "mean_field")
-        vi.fit(
-            EIGHT_SCHOOLS, posterior, steps=8, sample_size=8, jit_compile=jit, seed=seed, verbose=0
-        )
+        vi.fit(EIGHT_SCHOOLS, posterior, steps=8, sample_size=8, seed=seed, verbose=0)
         results.append(posterior.flow.sample(3, seed=0).numpy())
     np.testing.assert_array_equal(results[0], results[1])
-    np.testing.assert_allclose(results[0], results[2], rtol=1e-3, atol=1e-4)
-    assert np.abs(results[0] - results[3]).max() > 1e-3
+    assert np.abs(results[0] - results[2]).max() > 1e-3
+
+
+def test_xla_trains_with_other_draws():
+    options = {"steps": 4, "sample_size": 256, "verbose": 0}
+    plain, compiled = (
+        vi.fit(
+            EIGHT_SCHOOLS,
+            vi.surrogate(EIGHT_SCHOOLS, "mean_field"),
+            jit_compile=jit_compile,
+            **options,
+        )
+        for jit_compile in (False, True)
+    )
+    np.testing.assert_allclose(compiled.history["elbo"], plain.history["elbo"], atol=0.5)
 
 
 class Kill(keras.callbacks.Callback):

@@ -92,7 +92,7 @@ def fit(
       steps_per_epoch: updates that make an epoch; about 100 if None.
       jit_compile: as in `keras.Model.compile`.
       verbose: as in `keras.Model.fit`.
-      seed: of all draws: equal seeds give equal results.
+      seed: of all draws: equal seeds give equal results, of steps that XLA compiles other ones.
 
     Returns:
       the history of Keras: `history.history["elbo"]` has the mean ELBO of every epoch.
