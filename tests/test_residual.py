@@ -178,6 +178,24 @@ def test_fixed_points_have_the_same_derivatives_by_products_as_by_matrices():
         np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
 
 
+def test_forward_mode():
+    exact, roulette = twins(3)
+    x, direction = (tf.constant(normal(2, 3, dtype="float64", seed=i)) for i in (0, 1))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        total = tf.reduce_sum(exact.forward(x) ** 2)
+    expected = tf.reduce_sum(tape.gradient(total, x) * direction)
+    with tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
+        total = tf.reduce_sum(exact.forward(x) ** 2)
+    np.testing.assert_allclose(accumulator.jvp(total), expected, rtol=1e-8)
+    with (
+        pytest.raises(NotImplementedError, match="log_det='exact'"),
+        tf.autodiff.ForwardAccumulator(x, direction),
+    ):
+        roulette.forward(x)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_inverse_of_a_trained_flow(dtype, monkeypatch):
     flow = flows.residual(2, hidden_units=(32, 32), dtype=dtype, seed=0)

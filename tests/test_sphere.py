@@ -63,6 +63,7 @@ def test_poles_and_what_is_off_the_sphere(dtype):
     np.testing.assert_array_equal(flow.log_prob(off), [-np.inf, -np.inf, np.nan])
 
 
+@pytest.mark.slow
 def test_training_and_saving_with_context(tmp_path):
     """Draws around a direction that the context gives."""
     context = normal(512, 3)

@@ -18,6 +18,7 @@ from tfp_flows.ops.checks import floating
 from tfp_flows.ops.fixed_point import fixed_point
 from tfp_flows.ops.grids import Size, as_size, check_shape, context_rank, one_batch_axis
 from tfp_flows.ops.implicit import implicit_root
+from tfp_flows.ops.internals import count_accumulators
 from tfp_flows.ops.internals import prefer_static as ps
 
 __all__ = ["Residual"]
@@ -84,6 +85,7 @@ class Residual(Bijector):
       ValueError: a size is not a positive integer, `lipschitz` is not in (0, 1), `log_det` is none
         of the three, `dtype` is neither float32 nor float64; an event or context does not fit;
         context is missing, or given to an unconditional bijector.
+      NotImplementedError: by `forward` in forward mode, where the log-det is estimated.
 
     Source: Ricky T. Q. Chen, Jens Behrmann, David Duvenaud and Jörn-Henrik Jacobsen, "Residual
     Flows for Invertible Generative Modeling" (2019); Jens Behrmann, Will Grathwohl, Ricky T. Q.
@@ -264,6 +266,11 @@ def _log_det_near_identity(jacobian: tf.Tensor) -> tf.Tensor:
 
 def _solve(parts: tuple[Weights, Weights], v: tf.Tensor, adjoint: bool) -> tf.Tensor:
     """`u` with `u + J u = v`, or `u + Jᵀ u = v`: a fixed point, too."""
+    if count_accumulators(v, *parts[0], *parts[1]):
+        raise NotImplementedError(
+            "The fixed point of a Residual has derivatives in forward mode only where its log-det "
+            "is exact: use tapes, or `log_det='exact'`. Received: log_det='roulette'"
+        )
     product = adjoint_product if adjoint else jacobian_product
     count = len(parts[0])
     held = [tf.stop_gradient(part) for part in (*parts[0], *parts[1])]
