@@ -203,7 +203,6 @@ class Continuous(Bijector):
         *,
         signs: tf.Tensor | None = None,
         training: bool = False,
-        steps: int | None = None,
     ) -> Solution:
         x = flatten_batch(x)
         network = self.dynamics
@@ -226,6 +225,11 @@ class Continuous(Bijector):
                 rates.append(tf.reduce_sum(product * product, -1))
             return velocity, tf.stack(rates, -1)
 
+        return self._integrate(moves, x, start, end, parameters)
+
+    def _integrate(
+        self, moves: Any, x: tf.Tensor, start: float, end: float, parameters: Sequence[tf.Tensor]
+    ) -> Solution:
         return integrate(
             moves,
             x,
@@ -233,7 +237,7 @@ class Continuous(Bijector):
             end,
             parameters=parameters,
             solver=self.solver,
-            steps=steps or self.steps,
+            steps=max(1, round(self.steps * abs(end - start))),
             rtol=self.rtol,
             atol=self.atol,
         )
@@ -272,13 +276,16 @@ class Continuous(Bijector):
         if not asked or not all(0 <= time <= 1 for time in asked):
             raise ValueError(f"`times` must be in [0, 1]. Received: times={times!r}")
         x, context = self._checked(tf.convert_to_tensor(x, self.dtype), context)
-        found, now, here = {}, 1.0, x
+        parameters = self.dynamics.parameters(None if context is None else flatten_batch(context))
+
+        def moves(t: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor]) -> Any:
+            return self.dynamics.velocity(t, x, parameters), x[:, :0]
+
+        found, now, here = {}, 1.0, flatten_batch(x)
         for time in sorted(set(asked), reverse=True):
             if time < now:
-                steps = max(1, round(self.steps * (now - time)))
-                moved = self._solve(here, context, now, time, steps=steps).x
-                here, now = tf.reshape(moved, ps.shape(x)), time
-            found[time] = here
+                here, now = self._integrate(moves, here, now, time, parameters).x, time
+            found[time] = tf.reshape(here, ps.shape(x))
         return tf.stack([found[time] for time in asked])
 
     def evaluations(self, y: tf.Tensor, context: Any = None) -> tf.Tensor:
