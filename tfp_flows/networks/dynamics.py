@@ -59,7 +59,8 @@ class Dynamics(keras.layers.Layer, abc.ABC):
         dtype: str = "float32",
         name: str | None = None,
     ):
-        super().__init__(dtype=floating(dtype).name, name=name)
+        super().__init__(dtype=dtype, name=name)
+        floating(self.variable_dtype)
         self.event_size = positive_int(event_size, "event_size")
         self.context_size = context_size
         self.seed = seed
