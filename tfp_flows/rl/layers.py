@@ -1,0 +1,72 @@
+"""The layer that policies, critics and actor-critics share: a place and a width, made of context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tfp_flows import flows
+from tfp_flows.bijectors import Coupling
+from tfp_flows.bijectors.transformers import Affine
+from tfp_flows.distributions import Flow, bases
+from tfp_flows.ops.seeds import derived_seed
+
+__all__ = ["conditional_flow", "location_scale"]
+
+_MAX_LOG_SCALE = 5.0  # Policies may become as narrow as exp(-5), 0.7 % of what they start with.
+
+
+def location_scale(
+    event_size: int,
+    context_size: int,
+    hidden_units: Sequence[int],
+    *,
+    dtype: str,
+    seed: int | None,
+) -> Coupling:
+    """`y = μ(context) + σ(context) x`: a log-determinant that depends on the context alone."""
+    return Coupling(
+        event_size,
+        Affine(max_log_scale=_MAX_LOG_SCALE),
+        hidden_units,
+        mask=[False] * event_size,
+        context_size=context_size,
+        dtype=dtype,
+        seed=seed,
+        name="location_scale",
+    )
+
+
+def conditional_flow(
+    name: str, event_size: int, context_size: int, hidden_units: Sequence[int], **options: Any
+) -> tuple[Any, list[Any]]:
+    """Base and bijectors of a family by its name, behind a `location_scale`.
+
+    Args:
+      name: as in `flows.get`; "gaussian" for a `location_scale` alone.
+      event_size: number of columns.
+      context_size: width of the context.
+      hidden_units: widths of each network's hidden layers.
+      **options: of `flows.get`: `layers`, `dtype` and `seed`.
+
+    Raises:
+      ValueError: no family has this name.
+    """
+    dtype, seed = options["dtype"], options["seed"]
+    if name != "gaussian" and name not in flows.names():
+        raise ValueError(
+            f"`flow` must be 'gaussian', one of {flows.names()}, or a Flow. Received: flow={name!r}"
+        )
+    last = location_scale(event_size, context_size, hidden_units, dtype=dtype, seed=seed)
+    if name == "gaussian":
+        return bases.normal(event_size, trainable=False, dtype=dtype), [last]
+    made: Flow = flows.get(
+        name,
+        event_size,
+        context_size=context_size,
+        hidden_units=hidden_units,
+        layers=options["layers"],
+        dtype=dtype,
+        seed=derived_seed(seed, 1),
+    )
+    return made.distribution, [last, made.bijector]
