@@ -83,8 +83,8 @@ class Agent(abc.ABC):
         self._means = Means()
         self._returns = np.zeros(worlds.count)
         self._episodes = 0
-        self._sample = tf.function(self.policy.sample, autograph=False, reduce_retracing=True)
-        self._decide = tf.function(self.policy.deterministic, autograph=False)
+        self._draw_compiled = tf.function(self._draw_latents, autograph=False)
+        self._decide_compiled = tf.function(self.policy.deterministic, autograph=False)
 
     def _checked(self, policy: str | FlowPolicy, seed: int) -> FlowPolicy:
         """The policy of a flow's name; or one that was given, if it fits the environment."""
@@ -206,9 +206,21 @@ class Agent(abc.ABC):
             self._episodes += 1
             self._returns[i] = 0.0
 
-    def _next_seed(self) -> np.ndarray:
+    def _next_seed(self) -> tf.Tensor:
         """A seed of TensorFlow's, of the agent's own stream of random numbers."""
-        return self._rng.integers(2**31, size=2, dtype=np.int32)
+        return tf.constant(_seed_of(self._rng))
+
+    def _draw_latents(self, observations: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        flow = self.policy.unsquashed
+        latents, log_probs = flow.sample_and_log_prob(context=observations, seed=seed)
+        return self.policy.squash.forward(latents), latents, log_probs
+
+    def _draw(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Actions, what they were before the squashing, and the log-densities of these."""
+        context = tf.constant(self._cast(observations))
+        drawn = self._draw_compiled(context, self._next_seed())
+        actions, latents, log_probs = (part.numpy() for part in drawn)
+        return actions, latents, log_probs
 
     def _cast(self, array: np.ndarray) -> np.ndarray:
         return np.asarray(array, self.dtype)
@@ -233,11 +245,10 @@ class Agent(abc.ABC):
             )
         context = tf.constant(self._cast(observation.reshape(-1, size)))
         if deterministic:
-            actions = self._decide(context)
+            actions = self._decide_compiled(context)
         else:
-            if seed is None:
-                seed = int(np.random.SeedSequence().generate_state(1)[0])
-            actions = self._sample((), context=context, seed=tf.constant(seed % 2**31))
+            rng = np.random.default_rng(check_seed(seed))
+            actions, *_ = self._draw_compiled(context, tf.constant(_seed_of(rng)))
         return actions.numpy().reshape(*batch, -1)
 
     def evaluate(
@@ -335,3 +346,7 @@ class Agent(abc.ABC):
         self._rng.bit_generator.state = numbers["random"]
         self.history[:] = numbers["history"]
         self._means.sums, self._means.counts = numbers["sums"], numbers["counts"]
+
+
+def _seed_of(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(2**31, size=2, dtype=np.int32)

@@ -12,7 +12,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_flows.ops.seeds import derived_seed
-from tfp_flows.rl.off_policy import Batch, OffPolicy, adam, descend, follow, network
+from tfp_flows.rl.networks import adam, descend, follow, network
+from tfp_flows.rl.off_policy import Batch, OffPolicy
 from tfp_flows.rl.policy import FlowPolicy
 
 __all__ = ["SAC"]
@@ -150,7 +151,7 @@ class SAC(OffPolicy):
         inputs = tf.concat([observations, (actions - self._middle) / self._half_widths], -1)
         return tf.stack([critic(inputs)[:, 0] for critic in critics])
 
-    def _draw(self, observations: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _act_softly(self, observations: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Actions, and their log-densities in the box `[-1, 1]`."""
         actions, log_prob = self.policy.sample_and_log_prob(context=observations, seed=seed)
         return actions, log_prob + tf.constant(self._log_volume, log_prob.dtype)
@@ -160,17 +161,18 @@ class SAC(OffPolicy):
         observations, following = batch["observations"], batch["next_observations"]
         temperature = tf.exp(self._log_temperature.value)
 
-        actions, log_prob = self._draw(following, seeds[0])
+        actions, log_prob = self._act_softly(following, seeds[0])
         value = tf.reduce_min(self._values(self._targets, following, actions), 0)
         value = batch["continues"] * (value - temperature * log_prob)
         wanted = tf.stop_gradient(batch["rewards"] + self.discount * value)
 
         def critic_loss() -> tuple[tf.Tensor, tf.Tensor]:
-            values = self._values(self.critics, observations, batch["actions"])
+            taken = self.policy.squash.forward(batch["latents"])
+            values = self._values(self.critics, observations, taken)
             return tf.reduce_sum(tf.reduce_mean((values - wanted) ** 2, -1)) / 2, values
 
         def policy_loss() -> tuple[tf.Tensor, tf.Tensor]:
-            actions, log_prob = self._draw(observations, seeds[1])
+            actions, log_prob = self._act_softly(observations, seeds[1])
             value = tf.reduce_min(self._values(self.critics, observations, actions), 0)
             return tf.reduce_mean(temperature * log_prob - value), log_prob
 
