@@ -24,7 +24,7 @@ MODULES = {
 }
 
 # The order in which the parts stand on each other: each may import those before it.
-ORDER = ("ops", "networks", "bijectors", "distributions", "flows", "model", "vi")
+ORDER = ("ops", "networks", "bijectors", "distributions", "flows", "model", "vi", "rl")
 # What stands beside the order, and what of the package it may import.
 BESIDE = {
     "_version": (),
@@ -153,7 +153,9 @@ def test_pandas_and_matplotlib_are_imported_inside_functions(path):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
             for name in names:
-                assert name.split(".")[0] not in ("pandas", "matplotlib"), ast.unparse(node)
+                assert name.split(".")[0] not in ("pandas", "matplotlib", "gymnasium"), ast.unparse(
+                    node
+                )
 
 
 def test_importing_has_no_side_effects():
@@ -194,7 +196,16 @@ print(sorted(new - {"pathlib", "zipfile"}))
     assert done.returncode == 0, done.stderr[-2000:]
     # Nothing else is loaded that TensorFlow, TFP, Keras and NumPy do without.
     assert "tfp_flows" in done.stdout
-    for extra in ("pandas", "matplotlib", "PIL", "typer", "pyarrow", "sklearn", "scipy"):
+    for extra in (
+        "pandas",
+        "matplotlib",
+        "PIL",
+        "typer",
+        "pyarrow",
+        "sklearn",
+        "scipy",
+        "gymnasium",
+    ):
         assert f"'{extra}'" not in done.stdout
 
 
@@ -202,7 +213,7 @@ def test_a_plain_import_needs_neither_pandas_nor_matplotlib_but_keras_on_tensorf
     done = run(
         """
 import sys
-for missing in ("pandas", "matplotlib", "typer", "pyarrow", "sklearn"):
+for missing in ("pandas", "matplotlib", "typer", "pyarrow", "sklearn", "gymnasium"):
     sys.modules[missing] = None  # importing it is an ImportError
 import keras
 backend, keras.config.backend = keras.config.backend, lambda: "jax"  # as by keras.json

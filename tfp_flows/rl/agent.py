@@ -163,7 +163,7 @@ class Agent(abc.ABC):
             ("checkpoint_every", checkpoint_every),
         ]:
             positive_int(value, name)
-        worlds, began = self.environments, time.monotonic()
+        began = time.monotonic()
         logs = Logs(
             self.history,
             csv_file=csv_file,
@@ -293,7 +293,7 @@ class Agent(abc.ABC):
         the rows of the logs, and the state of the environments, told by their seeds and actions.
         """
         state = {
-            "variables": {str(i): np.array(v) for i, v in enumerate(self._variables())},
+            "variables": {str(i): v.numpy() for i, v in enumerate(self._variables())},
             "memory": self._memory.state(),
             "environments": self.environments.state(),
             "returns": {"running": self._returns},

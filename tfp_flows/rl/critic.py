@@ -45,8 +45,8 @@ class FlowCritic:
     Returns that are certain have no density. The flow then is as narrow as its family allows:
     quantiles and means are right, and log-densities say nothing.
 
-    Shapes: observations `(n, observation_size)`, actions `(n, action_size)`; returns are in units of
-    rewards.
+    Shapes: observations `(n, observation_size)`, actions `(n, action_size)`; returns are in units
+    of rewards.
 
     Args:
       observation_size: width of an observation.
@@ -130,7 +130,7 @@ class FlowCritic:
         self._compiled: dict[int, tuple[Any, Callable[..., tf.Tensor]]] = {}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `model`; `FlowCritic(..., flow=FlowModel.load(path))` has the same distributions."""
+        """Write `model`; `FlowCritic(..., flow=FlowModel.load(path))` has the same densities."""
         self.model.save(path)
 
     def fit(

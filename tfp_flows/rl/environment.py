@@ -16,8 +16,8 @@ __all__ = ["Environments", "Transition", "maker_of"]
 class Transition(NamedTuple):
     """One step in each of `n` environments.
 
-    `next_observations` are those that the actions led to, at the end of an episode too. `terminated`
-    says that nothing comes after them; `truncated`, that an episode was only cut off.
+    `next_observations` are those that the actions led to, at the end of an episode too.
+    `terminated` says that nothing comes after them; `truncated`, that an episode was cut off.
     """
 
     observations: np.ndarray  # (n, observation_size)

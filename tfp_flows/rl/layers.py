@@ -1,4 +1,4 @@
-"""The layer that policies, critics and actor-critics share: a place and a width, made of context."""
+"""The layer that policies and critics share: a place and a width, made of context."""
 
 from __future__ import annotations
 
@@ -69,4 +69,8 @@ def conditional_flow(
         dtype=dtype,
         seed=derived_seed(seed, 1),
     )
+    if made.needs_raw_data:
+        raise ValueError(
+            f"`flow` must have {event_size} unbounded columns, not angles. Received: flow={name!r}"
+        )
     return made.distribution, [last, made.bijector]

@@ -1,4 +1,4 @@
-"""What training tells: rows of numbers in memory, in a CSV file, in TensorBoard and on the screen."""
+"""What training tells: rows of numbers, for CSV files, TensorBoard and the screen."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ class Logs:
         self._start = start
         self._writer = tf.summary.create_file_writer(str(tensorboard)) if tensorboard else None
         # Of a run: what comes in the rows are means already.
-        self._bar = keras.utils.Progbar(end - start, verbose=1, unit_name="step") if verbose else None
+        self._bar = (
+            keras.utils.Progbar(end - start, verbose=1, unit_name="step") if verbose else None
+        )
         self._shown: list[tuple[str, float]] = []
 
     def step(self, steps: int) -> None:

@@ -101,4 +101,3 @@ class OffPolicy(Agent):
                 tensors = {name: tf.constant(rows) for name, rows in batch.items()}
                 metrics = self._compiled(tensors, self._next_seed())
         return metrics
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -75,7 +75,7 @@ class FlowPolicy(Flow):
       >>> policy.deterministic(observations)     # (5, 2)
     """
 
-    default_names = {*Flow.default_names, "flow_policy"}
+    default_names: ClassVar[set[str]] = {*Flow.default_names, "flow_policy"}
 
     def __init__(
         self,

@@ -153,7 +153,7 @@ class PPO(Agent):
     def _update(
         self, kept: dict[str, tf.Tensor], order: tf.Tensor, seed: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """All passes over the steps, `(rollout, environments, ...)`; each row of `order` a batch."""
+        """All passes over steps `(rollout, environments, ...)`; each row of `order` is a batch."""
 
         def values(observations: tf.Tensor) -> tf.Tensor:
             flat = tf.reshape(observations, [-1, observations.shape[-1]])
