@@ -162,14 +162,16 @@ def test_memory_keeps_the_newest_rows():
         lambda: rl.SAC(
             Bandit, "real_nvp", hidden_units=(32,), learning_rate=1e-2, warmup=100, seed=0
         ),
-        lambda: rl.FlowActorCritic(Bandit, hidden_units=(32,), learning_rate=1e-2, seed=0),
-        lambda: rl.PPO(Bandit, "real_nvp", learning_rate=3e-3, rollout=32, seed=0),
+        lambda: rl.PPO(Bandit, "real_nvp", learning_rate=1e-2, rollout=32, seed=0),
+        lambda: rl.FlowActorCritic(
+            Bandit, hidden_units=(32,), learning_rate=1e-2, warmup=100, seed=0
+        ),
     ],
     ids=MAKE,
 )
 def test_the_best_action_is_found(make):
     agent = make()
-    agent.fit(4096 if isinstance(agent, rl.PPO) else 1500, verbose=0)
+    agent.fit(2048 if isinstance(agent, rl.PPO) else 1500, verbose=0)
     np.testing.assert_allclose(agent.act([0.0]), [8.0, 2.0], atol=1.0)
     evaluation = agent.evaluate(20)
     assert evaluation.mean > -0.5

@@ -23,6 +23,8 @@ from tfp_flows.rl.policy import FlowPolicy
 __all__ = ["FlowActorCritic"]
 
 _MAX_GRADIENT = 30.0
+# Of what a narrower policy would not do, Q would be so low that its errors drown all others.
+_MAX_LOG_SCALE = 2.0
 
 
 class FlowActorCritic(OffPolicy):
@@ -113,7 +115,14 @@ class FlowActorCritic(OffPolicy):
             seed=seed,
         )
         scales = [
-            location_scale(width, size, hidden_units, dtype=dtype, seed=derived_seed(seed, 1))
+            location_scale(
+                width,
+                size,
+                hidden_units,
+                dtype=dtype,
+                seed=derived_seed(seed, 1),
+                max_log_scale=_MAX_LOG_SCALE,
+            )
             for _ in range(2)
         ]
         flow = Flow(couplings.distribution, tfb.Chain([scales[0], couplings.bijector]))

@@ -83,8 +83,12 @@ class Agent(abc.ABC):
         self._means = Means()
         self._returns = np.zeros(worlds.count)
         self._episodes = 0
-        self._draw_compiled = tf.function(self._draw_latents, autograph=False)
-        self._decide_compiled = tf.function(self.policy.deterministic, autograph=False)
+        self._draw_compiled = tf.function(
+            self._draw_latents, autograph=False, reduce_retracing=True
+        )
+        self._decide_compiled = tf.function(
+            self.policy.deterministic, autograph=False, reduce_retracing=True
+        )
 
     def _checked(self, policy: str | FlowPolicy, seed: int) -> FlowPolicy:
         """The policy of a flow's name; or one that was given, if it fits the environment."""

@@ -18,7 +18,9 @@ State = dict[str, dict[str, np.ndarray]]
 
 def write(path: str | os.PathLike[str], state: State, numbers: dict[str, Any]) -> None:
     """Write groups of arrays, and what JSON can hold, as one `.npz` file, whole or not at all."""
-    arrays = {f"{group}/{name}": a for group, named in state.items() for name, a in named.items()}
+    arrays: dict[str, Any] = {
+        f"{group}/{name}": a for group, named in state.items() for name, a in named.items()
+    }
     arrays["numbers"] = np.frombuffer(json.dumps(numbers).encode(), np.uint8)
     with atomic_write(path) as part, open(part, "wb") as file:
         np.savez(file, **arrays)

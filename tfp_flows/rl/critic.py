@@ -121,8 +121,9 @@ class FlowCritic:
                 f"event_shape={self.model.event_shape}, context_shape={self.model.context_shape}"
             )
         self._is_scaled = isinstance(flow, FlowModel)
-        for mine in (self.model, self._target) if isinstance(flow, FlowModel) else ():
-            mine.set_weights(flow.get_weights())
+        if isinstance(flow, FlowModel):
+            for model in (self.model, self._target):
+                model.set_weights(flow.get_weights())
         self.dtype = self.model.event_dtype
         self._weights = self.model.trainable_variables
         self._optimizer = adam(learning_rate, self._weights)
@@ -211,7 +212,8 @@ class FlowCritic:
         for model in (self.model, self._target):
             model.event_standardizer.shift.assign([rewards.mean() * horizon])
             model.event_standardizer.scale.assign([size * horizon])
-            model.context_standardizer.adapt(context, "data")
+            standardizer: Any = model.context_standardizer
+            standardizer.adapt(context, "data")
         self._is_scaled = True
 
     def _updates_by(self, policy: Any) -> Callable[..., tf.Tensor]:
@@ -262,19 +264,20 @@ class FlowCritic:
         """Draw `n` returns of each pair, `(n, rows)`."""
         return self.model.sample(n, self._context(observations, actions), seed)[..., 0]
 
-    def quantile(self, observations: Any, actions: Any, levels: Sequence[float]) -> tf.Tensor:
+    def quantile(
+        self, observations: Any, actions: Any, levels: Sequence[float] | np.ndarray
+    ) -> tf.Tensor:
         """Returns that are not exceeded with probabilities `levels`, `(rows, len(levels))`.
 
         Raises:
           ValueError: a level is not in (0, 1).
         """
-        levels = np.asarray(levels, self.dtype)
-        if levels.ndim != 1 or not ((levels > 0) & (levels < 1)).all():
+        p = np.asarray(levels, self.dtype)
+        if p.ndim != 1 or not ((p > 0) & (p < 1)).all():
             raise ValueError(f"`levels` must be numbers in (0, 1). Received: levels={levels}")
         context = self.model.standardize_context(self._context(observations, actions))
         flow = self.model.distribution.given(context)
-        shape = (len(levels), context.shape[0])
-        found = flow.quantile(tf.broadcast_to(levels[:, np.newaxis], shape))
+        found = flow.quantile(tf.broadcast_to(p[:, np.newaxis], (len(p), context.shape[0])))
         return tf.transpose(self.model.event_standardizer.inverse(found)[..., 0])
 
     def mean(self, observations: Any, actions: Any) -> tf.Tensor:

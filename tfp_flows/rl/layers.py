@@ -13,8 +13,6 @@ from tfp_flows.ops.seeds import derived_seed
 
 __all__ = ["conditional_flow", "location_scale"]
 
-_MAX_LOG_SCALE = 5.0  # Policies may become as narrow as exp(-5), 0.7 % of what they start with.
-
 
 def location_scale(
     event_size: int,
@@ -23,11 +21,15 @@ def location_scale(
     *,
     dtype: str,
     seed: int | None,
+    max_log_scale: float = 5.0,
 ) -> Coupling:
-    """`y = μ(context) + σ(context) x`: a log-determinant that depends on the context alone."""
+    """`y = μ(context) + σ(context) x`: a log-determinant that depends on the context alone.
+
+    `|log σ| < max_log_scale`: by default, a policy may become 150 times as narrow as it starts.
+    """
     return Coupling(
         event_size,
-        Affine(max_log_scale=_MAX_LOG_SCALE),
+        Affine(max_log_scale=max_log_scale),
         hidden_units,
         mask=[False] * event_size,
         context_size=context_size,
