@@ -60,6 +60,13 @@ def test_a_checkpoint_goes_on_with_the_same_numbers_and_logs(agent, tmp_path):
     assert agent.evaluate(3).mean == other.evaluate(3).mean
 
 
+def test_frames_are_of_one_episode_from_its_beginning_to_its_end(agent):
+    frames = agent.frames(seed=1)
+    assert frames.shape[1:] == (2, 4, 3)
+    assert np.array_equal(frames[:, 0, 0, 0], np.arange(len(frames)))
+    assert 1 < len(frames) <= 12
+
+
 def test_what_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
     code = """
 import sys
@@ -164,7 +171,7 @@ def test_memory_keeps_the_newest_rows():
         ),
         lambda: rl.PPO(Bandit, "real_nvp", learning_rate=1e-2, rollout=32, seed=0),
         lambda: rl.FlowActorCritic(
-            Bandit, hidden_units=(32,), learning_rate=1e-2, warmup=100, seed=0
+            Bandit, hidden_units=(32,), temperature=1.0, learning_rate=1e-2, warmup=100, seed=0
         ),
     ],
     ids=MAKE,

@@ -10,8 +10,16 @@ import numpy as np
 class Walk(gymnasium.Env):
     """A point on a line, pushed by the action and by chance; over at 2, cut off after 12 steps."""
 
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 3.0, (1,), np.float32)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.full((2, 4, 3), self.count, np.uint8)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)

@@ -10,8 +10,8 @@ and `restore`.
 """
 
 from tfp_flows.rl.actor_critic import FlowActorCritic
-from tfp_flows.rl.agent import Evaluation
 from tfp_flows.rl.critic import FlowCritic
+from tfp_flows.rl.judging import Evaluation
 from tfp_flows.rl.policy import FlowPolicy
 from tfp_flows.rl.ppo import PPO
 from tfp_flows.rl.sac import SAC

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,41 +16,14 @@ from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.seeds import check_seed
 from tfp_flows.rl import checkpoints
 from tfp_flows.rl.environment import Environments, Transition, maker_of
+from tfp_flows.rl.judging import Evaluation, frames_of, returns_of
 from tfp_flows.rl.logs import Logs, Means
 from tfp_flows.rl.memory import Memory
 from tfp_flows.rl.policy import FlowPolicy
 
-__all__ = ["Agent", "Evaluation"]
+__all__ = ["Agent"]
 
 _FORMAT = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Returns of some episodes, sums of their rewards, undiscounted.
-
-    Example:
-      >>> evaluation = rl.Evaluation(np.array([1.0, 2.0, 3.0]))
-      >>> evaluation.mean     # 2.0
-      >>> print(evaluation)
-      2 ± 0.577 (3 episodes)
-    """
-
-    returns: np.ndarray
-
-    @property
-    def mean(self) -> float:
-        """Their mean."""
-        return float(self.returns.mean())
-
-    @property
-    def standard_error(self) -> float:
-        """The standard error of the mean; NaN of one episode."""
-        n = len(self.returns)
-        return float(self.returns.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4g} ± {self.standard_error:.3g} ({len(self.returns)} episodes)"
 
 
 class Agent(abc.ABC):
@@ -265,30 +238,20 @@ class Agent(abc.ABC):
         """
         positive_int(episodes, "episodes")
         rng = np.random.default_rng(check_seed(seed))
-        returns: list[float] = []
-        worlds = Environments(self._make, min(episodes, 16), int(rng.integers(2**31)))
-        try:
-            while len(returns) < episodes:
-                returns.extend(self._run(worlds, rng, deterministic))
-                if len(returns) < episodes:
-                    worlds.begin()
-        finally:
-            worlds.close()
-        return Evaluation(np.array(returns[:episodes]))
+        return Evaluation(returns_of(self._make, self._actor(deterministic), episodes, rng))
 
-    def _run(
-        self, worlds: Environments, rng: np.random.Generator, deterministic: bool
-    ) -> np.ndarray:
-        """Returns of one episode in each environment."""
-        totals, running = np.zeros(worlds.count), np.ones(worlds.count, bool)
-        while running.any():
-            seed = int(rng.integers(2**31))
-            transition = worlds.step(
-                self.act(worlds.observations, deterministic=deterministic, seed=seed)
-            )
-            totals += np.where(running, transition.rewards, 0.0)
-            running &= ~transition.done
-        return totals
+    def frames(self, *, deterministic: bool = True, seed: int = 0) -> np.ndarray:
+        """Pictures of a new episode, `(steps, height, width, 3)`, as `plt.imshow` takes each.
+
+        The environment is made with `render_mode="rgb_array"`, which may need packages of its own.
+        """
+        rng = np.random.default_rng(check_seed(seed))
+        return frames_of(self._make, self._actor(deterministic), rng)
+
+    def _actor(self, deterministic: bool) -> Callable[[np.ndarray, int], np.ndarray]:
+        return lambda observations, seed: self.act(
+            observations, deterministic=deterministic, seed=seed
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that training goes on from, as one `.npz` file of plain arrays.

@@ -134,6 +134,10 @@ class Environments:
         rewards, terminated, truncated = rewards.copy(), terminated.copy(), truncated.copy()
         return Transition(before, actions, rewards, reached, terminated, truncated)
 
+    def render(self) -> np.ndarray:
+        """A picture of the first environment, as it is now."""
+        return np.asarray(self._vector.envs[0].render())
+
     def state(self) -> dict[str, np.ndarray]:
         """What `restore` needs: numbers of episodes, actions in them, observations to check by."""
         state = {"observations": self.observations}

@@ -1,0 +1,89 @@
+"""Episodes by which an agent is judged or shown, in environments of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tfp_flows.rl.environment import Environments
+
+__all__ = ["Evaluation", "frames_of", "returns_of"]
+
+Act = Callable[[np.ndarray, int], np.ndarray]
+
+_AT_A_TIME = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Returns of some episodes, sums of their rewards, undiscounted.
+
+    Example:
+      >>> evaluation = rl.Evaluation(np.array([1.0, 2.0, 3.0]))
+      >>> evaluation.mean     # 2.0
+      >>> print(evaluation)
+      2 ± 0.577 (3 episodes)
+    """
+
+    returns: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return float(self.returns.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """The standard error of the mean; NaN of one episode."""
+        n = len(self.returns)
+        return float(self.returns.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g} ± {self.standard_error:.3g} ({len(self.returns)} episodes)"
+
+
+def returns_of(
+    make: Callable[..., Any], act: Act, episodes: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns of new episodes, 16 at a time, each to its end.
+
+    Args:
+      make: a function that makes an environment.
+      act: from observations and a seed to actions.
+      episodes: how many.
+      rng: numbers by which episodes and actions differ.
+    """
+    worlds = Environments(make, min(episodes, _AT_A_TIME), int(rng.integers(2**31)))
+    found: list[float] = []
+    try:
+        while True:
+            totals, running = np.zeros(worlds.count), np.ones(worlds.count, bool)
+            while running.any():
+                transition = worlds.step(act(worlds.observations, int(rng.integers(2**31))))
+                totals += np.where(running, transition.rewards, 0.0)
+                running &= ~transition.done
+            found.extend(totals)
+            if len(found) >= episodes:
+                return np.array(found[:episodes])
+            worlds.begin()
+    finally:
+        worlds.close()
+
+
+def frames_of(make: Callable[..., Any], act: Act, rng: np.random.Generator) -> np.ndarray:
+    """Pictures of a new episode before each of its steps, `(steps, height, width, 3)`."""
+    picturing = functools.partial(make, render_mode="rgb_array")
+    worlds = Environments(picturing, 1, int(rng.integers(2**31)))
+    pictures, done = [], False
+    try:
+        while not done:
+            pictures.append(worlds.render())
+            transition = worlds.step(act(worlds.observations, int(rng.integers(2**31))))
+            done = bool(transition.done[0])
+    finally:
+        worlds.close()
+    return np.stack(pictures)
