@@ -42,7 +42,7 @@ class Agent(abc.ABC):
     def __init__(self, env: Any, policy: str | FlowPolicy, *, environments: int, seed: int | None):
         check_seed(seed)
         self._make = maker_of(env)
-        seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        seed = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)  # Below 2³¹.
         self.environments = Environments(self._make, environments, seed)
         worlds = self.environments
         self.policy = self._checked(policy, seed)

@@ -25,8 +25,7 @@ class Evaluation:
     Example:
       >>> evaluation = rl.Evaluation(np.array([1.0, 2.0, 3.0]))
       >>> evaluation.mean     # 2.0
-      >>> print(evaluation)
-      2 ± 0.577 (3 episodes)
+      >>> str(evaluation)     # '2 ± 0.577 (3 episodes)'
     """
 
     returns: np.ndarray
