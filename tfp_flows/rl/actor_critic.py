@@ -44,6 +44,10 @@ class FlowActorCritic(OffPolicy):
     An update goes down `Σₖ (Qₖ(s, a) - y)²`, `y = r + γ minₖ V̄ₖ(s')`, in one `tf.function`. Two
     shifts `b₁` and `b₂` are trained; `V̄` is of copies that follow. There is no loss of the policy.
 
+    Q can be no richer than the flow: of one column of actions it is a parabola in `u`, and with
+    more each column may be bent by the others. Where the best actions are far apart, or a low
+    temperature meets values that a parabola cannot follow, take `SAC`.
+
     Entropies are those of actions in their own unit.
 
     Args:
