@@ -45,6 +45,12 @@ class Dynamics(keras.layers.Layer, abc.ABC):
       seed: integer for reproducible initial weights and signs, or `None`.
       dtype: "float32" or "float64", also under mixed precision: errors add up along a path.
       name: name of the layer.
+
+    Example:
+      >>> dynamics = networks.VelocityMLP(2, (8,))
+      >>> weights = dynamics.parameters(None)
+      >>> dynamics.with_trace(tf.constant(0.5), tf.ones([3, 2]), weights)[1].shape
+      TensorShape([3])
     """
 
     independent_over_batch = True
@@ -122,8 +128,8 @@ class VelocityMLP(Dynamics):
     Ruthotto, "OT-Flow" (2021).
 
     Example:
-      >>> dynamics = networks.VelocityMLP(2, (64, 64), activation="silu")
-      >>> flow = flows.ffjord(2, dynamics=dynamics)
+      >>> dynamics = networks.VelocityMLP(2, (64, 64), activation="tanh")
+      >>> layer = bijectors.Continuous(2, dynamics)
     """
 
     independent_over_batch = True
