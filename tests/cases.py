@@ -127,12 +127,14 @@ def vectors(cls: type, size: int, context: int | None = None, **options) -> Case
 def continuous(
     size: int, context: int | None = None, dynamics: tuple[int, ...] = (6, 6), **options
 ) -> Case:
-    """Short steps of slow events: what the solver leaves is below the tolerances."""
+    """Slow events: what the solver leaves is below the tolerances, in float64 by small steps."""
 
     def make(dtype: str) -> bijectors.Continuous:
-        options.setdefault("steps", 12)
+        solving = {"steps": 12, **options}
+        if dtype == "float64":
+            solving.update(solver="dopri5", rtol=1e-12, atol=1e-12)
         return bijectors.Continuous(
-            size, dynamics, context_size=context, dtype=dtype, seed=0, **options
+            size, dynamics, context_size=context, dtype=dtype, seed=0, **solving
         )
 
     # The network is called at every step.
