@@ -26,14 +26,14 @@ Tensors = tuple[tf.Tensor, ...]
 class Tableau:
     """A Runge-Kutta method: at which times, of which combinations, and with which weights.
 
-    `error` has the weights of the difference to a method of lower order, if there is one; its last
-    stage is then the first one of the next step.
+    `error` has the weights of the difference to a method of lower order, none if there is no such
+    method. Its last stage is the first one of the next step.
     """
 
     nodes: tuple[float, ...]
     matrix: tuple[tuple[float, ...], ...]
     weights: tuple[float, ...]
-    error: tuple[float, ...] | None = None
+    error: tuple[float, ...] = ()
 
 
 # Kutta 1901.
@@ -153,7 +153,7 @@ def integrate(
         return _step(tableau, dynamics, t, h, x, parameters)[:2]
 
     def solve(x: tf.Tensor, parameters: Sequence[tf.Tensor]) -> tuple[Solution, _Steps]:
-        if tableau.error is None:
+        if not tableau.error:
             return _solve_fixed(step, x, start, end, parameters, steps, len(tableau.nodes))
         return _solve_adaptive(tableau, dynamics, x, start, end, parameters, rtol, atol, max_steps)
 
@@ -238,16 +238,14 @@ def _solve_adaptive(
     atol: float,
     max_steps: int,
 ) -> tuple[Solution, _Steps]:
-    assert tableau.error is not None
     sign, rows = tf.sign(end - start), tf.shape(x)[:1]
     first = dynamics(start, x, parameters)
     zeros = tf.zeros_like(x[:, 0])
-    error_weights = tableau.error
 
     def error_of(stages: list[Tensors], y: tf.Tensor, x: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
         """Root mean square of a row's errors over what is tolerated, integrals included."""
         largest = tf.maximum(tf.abs(x), tf.abs(y))
-        by_x, by_rates = (_combine(error_weights, parts) for parts in zip(*stages, strict=True))
+        by_x, by_rates = (_combine(tableau.error, parts) for parts in zip(*stages, strict=True))
         ratios = [by_x / (atol + rtol * largest), by_rates / (atol + rtol)]
         return tf.abs(h) * tf.sqrt(tf.reduce_mean(tf.concat(ratios, -1) ** 2, -1))
 
