@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 from common import print_table
 
 from tfp_flows import datasets
 
-HERE = Path(__file__).resolve().parent
 TOYS = ("two_moons", "circles", "eight_gaussians", "pinwheel")
 # Learning rates were found on two_moons, each by three trials.
 MODELS = {
@@ -49,23 +46,8 @@ def run(toy: str, model: str, draws: str, options: argparse.Namespace) -> dict[s
     order = {key: getattr(options, key) for key in keys}
     order |= {"draws": draws, "model": model}
     order["learning_rate"] = options.learning_rate or MODELS[model][1]
-    environment = {
-        **os.environ,
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": str(options.threads),
-        "PYTHONPATH": os.pathsep.join(map(str, (HERE.parent, HERE / "continuous_workers"))),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    python = sys.executable if ours else options.peers_python
-    worker = HERE / "continuous_workers" / ("ours.py" if ours else "torch_flows.py")
-    command = [python, worker, json.dumps(order)]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    except FileNotFoundError:
-        return {"failure": "not installed: make .venv-peers/installed"}
-    except subprocess.CalledProcessError as error:
-        return {"failure": error.stderr.strip().rpartition("\n")[2][:200]}
-    result: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
+    program = f"continuous_workers/{'ours' if ours else 'torch_flows'}.py"
+    result = processes.run(program, order, options, is_peer=not ours)
     print(json.dumps({"toy": toy, "model": model, **result}), file=sys.stderr, flush=True)
     return result
 
@@ -92,15 +74,10 @@ def main() -> None:
     parser.add_argument("--toys", nargs="+", choices=TOYS, default=TOYS)
     parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=tuple(MODELS))
     parser.add_argument("--minutes", type=float, default=2.0, help="of training, tracing included")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--jobs", type=int, default=1, help="models at a time, for --clock cpu")
+    processes.add_options(parser)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--learning-rate", type=float, help="instead of the one for each model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--peers-python", type=Path, default=HERE.parent / ".venv-peers" / "bin" / "python"
-    )
     options = parser.parse_args()
     table = []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:

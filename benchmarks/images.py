@@ -20,13 +20,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import processes
 from common import print_table, write_csv
 
 HERE = Path(__file__).resolve().parent
@@ -72,22 +71,8 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     order["model"] = name
     order["learning_rate"] = options.learning_rate or RATES[name.partition("-")[0]]
     order["width"] = options.tarflow_width if tarflow else options.width
-    environment = {
-        **os.environ,
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": str(options.threads),
-        "PYTHONPATH": os.pathsep.join(map(str, (HERE.parent, HERE))),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    python = options.peers_python if is_torch else sys.executable
-    command = [python, HERE / "image_workers" / f"{worker}.py", json.dumps(order)]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    except FileNotFoundError:
-        return {"model": name, "failure": "not installed: make .venv-peers/installed"}
-    except subprocess.CalledProcessError as error:
-        return {"model": name, "failure": error.stderr.strip().rpartition("\n")[2][:300]}
-    return {"model": name, **json.loads(done.stdout.strip().rpartition("\n")[2])}
+    program = f"image_workers/{worker}.py"
+    return {"model": name, **processes.run(program, order, options, is_peer=is_torch)}
 
 
 def rows(result: dict[str, Any], images: Images) -> list[list[str]]:
@@ -134,9 +119,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--models", nargs="+", choices=(*OURS, *PEERS))
     parser.add_argument("--minutes", type=float, default=20.0, help="of training, tracing included")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--jobs", type=int, default=1, help="models at a time, for --clock cpu")
+    processes.add_options(parser)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, help="instead of the one for each model")
     parser.add_argument("--levels", type=int, default=2)
@@ -150,9 +133,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--on-validation", action="store_true", help="score validation rows")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--csv", type=Path)
-    parser.add_argument(
-        "--peers-python", type=Path, default=HERE.parent / ".venv-peers" / "bin" / "python"
-    )
     options = parser.parse_args()
     images = load(options.data)
     if options.models is None:
