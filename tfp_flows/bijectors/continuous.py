@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfp_flows.bijectors.base import Bijector, check_context, check_event_size, mark_missing
 from tfp_flows.networks.conditioner import Conditioner, match_batch
 from tfp_flows.networks.dynamics import Dynamics, LayerDynamics, VelocityMLP
-from tfp_flows.ops.checks import floating, positive_int
+from tfp_flows.ops.checks import floating, one_of, positive_int
 from tfp_flows.ops.feature_major import flatten_batch
 from tfp_flows.ops.internals import prefer_static as ps
 from tfp_flows.ops.ode import SOLVERS, Solution, integrate
@@ -112,8 +112,8 @@ class Continuous(Bijector):
         dtype = floating(dtype)
         self.event_size = positive_int(event_size, "event_size")
         self.context_size: int | None = context_size
-        self.solver = _one_of(solver, sorted(SOLVERS), "solver")
-        self.trace = _one_of(trace, _TRACES, "trace")
+        self.solver = one_of(solver, "solver", sorted(SOLVERS))
+        self.trace = one_of(trace, "trace", _TRACES)
         self.steps = positive_int(steps, "steps")
         for what, value in (("rtol", rtol), ("atol", atol)):
             if not (value > 0 and np.isfinite(value)):
@@ -293,9 +293,3 @@ class Continuous(Bijector):
         y, context = self._checked(tf.convert_to_tensor(y, self.dtype), context)
         count = self._solve(y, context, 1.0, 0.0).evaluations
         return tf.reshape(count, ps.shape(y)[:-1])
-
-
-def _one_of(value: str, known: Sequence[str], name: str) -> str:
-    if value not in known:
-        raise ValueError(f"`{name}` must be one of {list(known)}. Received: {name}={value!r}")
-    return value

@@ -14,7 +14,7 @@ from tfp_flows.bijectors.transformers.base import Pair
 from tfp_flows.networks.conditioner import match_batch
 from tfp_flows.networks.lipschitz import adjoint_product, jacobian_product, value
 from tfp_flows.networks.lipschitz_conditioner import LipschitzConditioner
-from tfp_flows.ops.checks import floating
+from tfp_flows.ops.checks import floating, one_of
 from tfp_flows.ops.fixed_point import fixed_point
 from tfp_flows.ops.grids import Size, as_size, check_shape, context_rank, one_batch_axis
 from tfp_flows.ops.implicit import implicit_root
@@ -121,8 +121,7 @@ class Residual(Bijector):
                 "`event_size` must be a number, or a shape (T, C) or (H, W, C) of known sizes. "
                 f"Received: event_size={event_size!r}"
             )
-        if log_det not in _LOG_DETS:
-            raise ValueError(f"`log_det` must be one of {_LOG_DETS}. Received: log_det={log_det!r}")
+        one_of(log_det, "log_det", _LOG_DETS)
         self.event_size = as_size(event_size)
         self.context_size = as_size(context_size)
         self._shape = shape

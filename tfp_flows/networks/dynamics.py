@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfp_flows.networks.mlp import without_trainable
 from tfp_flows.networks.signs import RandomSigns
-from tfp_flows.ops.checks import floating, positive_int
+from tfp_flows.ops.checks import floating, one_of, positive_int
 from tfp_flows.ops.internals import prefer_static as ps
 from tfp_flows.ops.limits import claim
 from tfp_flows.ops.seeds import derived_seed
@@ -151,11 +151,7 @@ class VelocityMLP(Dynamics):
                 "`hidden_units` must be a sequence of hidden widths, at least one. "
                 f"Received: {hidden_units!r}"
             )
-        if activation not in _ACTIVATIONS:
-            raise ValueError(
-                f"`activation` must be one of {sorted(_ACTIVATIONS)}. "
-                f"Received: activation={activation!r}"
-            )
+        one_of(activation, "activation", sorted(_ACTIVATIONS))
         self.hidden_units = tuple(positive_int(units, "hidden_units") for units in hidden_units)
         self.activation = activation
         self.exact_is_cheap = len(self.hidden_units) <= 2

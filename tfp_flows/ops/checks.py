@@ -18,6 +18,7 @@ __all__ = [
     "check_context",
     "check_events",
     "floating",
+    "one_of",
     "permutation",
     "positive_int",
 ]
@@ -40,6 +41,13 @@ def positive_int(value: int, name: str) -> int:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
     check_size(value)
     return int(value)
+
+
+def one_of(value: str, name: str, known: Sequence[str]) -> str:
+    """Return `value`; raise a ValueError that names it unless it is among those known."""
+    if value not in known:
+        raise ValueError(f"`{name}` must be one of {list(known)}. Received: {name}={value!r}")
+    return value
 
 
 def floating(dtype: str | tf.DType) -> tf.DType:

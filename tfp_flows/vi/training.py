@@ -16,7 +16,7 @@ from tfp_flows.model import FlowModel, arguments
 from tfp_flows.model.execution import StepsAtATime
 from tfp_flows.model.guard import all_finite
 from tfp_flows.model.replicas import update_if
-from tfp_flows.ops.checks import check_context, positive_int
+from tfp_flows.ops.checks import check_context, one_of, positive_int
 from tfp_flows.ops.internals import loss_tracker
 from tfp_flows.ops.seeds import check_seed
 from tfp_flows.vi.objectives import GRADIENTS, OBJECTIVES, estimate
@@ -118,9 +118,9 @@ def fit(
     model = Variational(
         density,
         sample_size=positive_int(sample_size, "sample_size"),
-        objective=_one_of(objective, "objective", OBJECTIVES),
+        objective=one_of(objective, "objective", OBJECTIVES),
         alpha=_check_alpha(alpha),
-        gradient=_one_of(gradient, "gradient", GRADIENTS),
+        gradient=one_of(gradient, "gradient", GRADIENTS),
         context=context,
         batch_size=positive_int(batch_size, "batch_size"),
         bridge=math.ceil(_share(anneal) * steps),
@@ -279,12 +279,6 @@ def _rows(z: tf.Tensor) -> tf.Tensor:
 def _repeat(context: tf.Tensor | None, n: int) -> tf.Tensor | None:
     """The contexts of `_rows` of `(n, batch, D)`."""
     return None if context is None else tf.concat([context] * n, 0)
-
-
-def _one_of(value: str, name: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise ValueError(f"`{name}` must be one of {list(known)}. Received: {name}={value!r}")
-    return value
 
 
 def _share(anneal: float) -> float:
