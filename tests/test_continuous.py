@@ -178,13 +178,14 @@ def test_more_steps_change_little_on_a_trained_toy():
     toy = datasets.two_moons()
     model = FlowModel(flows.ffjord(2, seed=0))
     model.compile(keras.optimizers.Adam(5e-3), loss="flow_matching")
-    model.fit(toy.sample(50_000, seed=0), epochs=3, batch_size=256, verbose=0)
-    x = toy.sample(200, seed=1).numpy()
+    x = toy.sample(2_000, seed=1).numpy()
+    untrained = model.log_prob(x)
+    model.fit(toy.sample(50_000, seed=0), epochs=2, batch_size=256, verbose=0)
     before = model.predict(x, verbose=0)
     layer = model.distribution.bijector.bijectors[0]
     layer.steps *= 2
     after = model.log_prob(x)
-    assert np.mean(toy.log_prob(x) - after) < 0.3
+    assert np.mean(after - untrained) > 0.5
     assert np.abs(after - before).max() < 1e-3
 
 
