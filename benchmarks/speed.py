@@ -1,7 +1,8 @@
 """Speed of tfp_flows beside that of other flow libraries, as Markdown tables: `make bench`.
 
 Every library builds the same flow: couplings that keep and move halves in turn, or MAF, with
-networks of 2 × 128 relu units for 43 columns, 10 layers, batches of 512, Adam, float32, 2 threads.
+networks of 2 × 128 relu units for 43 columns, 10 layers, batches of 512, Adam, float32, 2 threads;
+or one velocity of 2 × 64 units that RK4 follows in 16 steps, for 6 and for 43 columns.
 Each program is a process of its own; all take turns, round after round, so that drifts of the
 machine meet all of them, and ratios are of one round. "floor" is the networks alone.
 """
@@ -20,7 +21,14 @@ from speed_workers.client import LIBRARIES, Machine, Result, measure
 from speed_workers.protocol import Setting
 
 ROOT = Path(__file__).resolve().parents[1]
-FAMILIES = ("affine", "spline", "maf")
+VELOCITY = {"family": "ffjord", "layers": 1, "hidden_units": (64, 64)}
+FAMILIES = {
+    "affine": {},
+    "spline": {"family": "spline"},
+    "maf": {"family": "maf"},
+    "ffjord6": {**VELOCITY, "event_size": 6},
+    "ffjord43": {**VELOCITY, "event_size": 43},
+}
 SWEPT = ("tfp_flows", "tfp", "nflows", "zuko", "flowjax")
 
 
@@ -67,17 +75,17 @@ def arguments() -> argparse.Namespace:
 
 def settings(libraries: Sequence[str], family: str, options: argparse.Namespace) -> list[Setting]:
     """All modes of the libraries."""
+    sizes = FAMILIES[family]
     return [
         Setting(
             library,
             mode,
-            family,
             threads=options.threads,
             compile_sampling=options.compile_sampling,
+            **sizes,
         )
         for library in libraries
-        for mode in LIBRARIES[library].modes
-        if not (library == "floor" and family == "maf")
+        for mode in LIBRARIES[library].modes_of(sizes.get("family", "affine"))
         if not (mode == "compile" and options.no_compile)
     ]
 
@@ -124,7 +132,7 @@ def run_sweeps(options: argparse.Namespace, machine: Machine) -> list[Result]:
     wanted = [
         (family, "train", field)
         for family in options.families or ("affine",)
-        if family != "maf"
+        if family in ("affine", "spline")
         for field in options.sweep or sweep.SIZES
     ]
     if "maf" in (options.families or FAMILIES):

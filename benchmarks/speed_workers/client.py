@@ -27,16 +27,26 @@ class Library:
     title: str
     module: str
     modes: tuple[str, ...]
+    families: tuple[str, ...] = ("affine", "spline", "maf")
     is_peer: bool = False  # Needs the peers' environment.
 
+    def modes_of(self, family: str) -> tuple[str, ...]:
+        """None, where the library has no such family; solvers are not compiled by PyTorch."""
+        if family not in self.families:
+            return ()
+        return tuple(mode for mode in self.modes if (family, mode) != ("ffjord", "compile"))
 
+
+TORCH = {"module": "torch_flows", "modes": ("eager", "compile"), "is_peer": True}
+EVERY = ("affine", "spline", "maf", "ffjord")
 LIBRARIES = {
-    "floor": Library("floor", "floor", ("graph", "xla")),
-    "tfp_flows": Library("tfp_flows", "ours", ("graph", "xla")),
-    "tfp": Library("TFP", "tfp", ("graph", "xla")),
-    "nflows": Library("nflows", "torch_flows", ("eager", "compile"), is_peer=True),
-    "normflows": Library("normflows", "torch_flows", ("eager", "compile"), is_peer=True),
-    "zuko": Library("Zuko", "torch_flows", ("eager", "compile"), is_peer=True),
+    "floor": Library("floor", "floor", ("graph", "xla"), ("affine", "spline")),
+    "tfp_flows": Library("tfp_flows", "ours", ("graph", "xla"), EVERY),
+    "tfp": Library("TFP", "tfp", ("graph", "xla"), EVERY),
+    "nflows": Library("nflows", **TORCH),
+    "normflows": Library("normflows", **TORCH),
+    "zuko": Library("Zuko", **TORCH, families=EVERY),
+    "torchflows": Library("torchflows", **TORCH, families=("ffjord",)),
     "flowjax": Library("FlowJAX", "flowjax_flows", ("jit",), is_peer=True),
 }
 

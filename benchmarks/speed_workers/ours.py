@@ -47,6 +47,8 @@ def make_flow(setting: Setting) -> Flow:
         return flows.neural_spline(
             setting.event_size, bins=setting.bins, bound=setting.bound, **sizes
         )
+    if setting.family == "ffjord":
+        return flows.ffjord(setting.event_size, steps=setting.steps, **sizes)
     factory = {"affine": flows.real_nvp, "maf": flows.maf}[setting.family]
     return factory(setting.event_size, **sizes)
 

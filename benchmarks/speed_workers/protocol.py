@@ -34,13 +34,14 @@ class Setting:
 
     library: str
     mode: str
-    family: str = "affine"  # affine (couplings), spline (couplings) or maf
+    family: str = "affine"  # affine (couplings), spline (couplings), maf or ffjord
     event_size: int = 43
     layers: int = 10
     hidden_units: tuple[int, ...] = (128, 128)
     batch_size: int = 512
     bins: int = 8
     bound: float = 5.0
+    steps: int = 16  # Of RK4, by ffjord.
     learning_rate: float = 1e-4
     threads: int = 2
     compile_sampling: bool = False  # With torch.compile, which takes its time for every task.

@@ -44,6 +44,10 @@ GOALS = {
     ("maf", "log_prob"): Goal(other=0.65),
     ("maf", "sample"): Goal(other=0.12),
     ("spline", "first_step"): Goal(seconds=3.0),
+    ("ffjord6", "train"): Goal(other=0.5),
+    ("ffjord6", "log_prob"): Goal(other=0.5),
+    ("ffjord43", "train"): Goal(other=0.5),
+    ("ffjord43", "log_prob"): Goal(other=0.5),
 }
 
 

@@ -21,7 +21,12 @@ PACKAGES = ("tensorflow-probability",)
 def build(setting: Setting) -> Program:
     """Modes: `graph` and `xla`."""
     size, n = setting.event_size, setting.batch_size
-    makers = {"affine": affine_coupling, "spline": spline_coupling, "maf": autoregressive}
+    makers = {
+        "affine": affine_coupling,
+        "spline": spline_coupling,
+        "maf": autoregressive,
+        "ffjord": continuous,
+    }
     layers, variables = [], []
     for i in range(setting.layers):
         made, its_variables = makers[setting.family](setting, i)
@@ -57,7 +62,8 @@ def build(setting: Setting) -> Program:
         "sample": lambda: wait(sample(seed)),
         "sample_and_log_prob": lambda: wait(both(seed)[1]),
     }
-    return Program(sum(int(np.prod(v.shape)) for v in variables), tasks)
+    note = "DormandPrince chooses the steps (rtol 1e-5)" if setting.family == "ffjord" else ""
+    return Program(sum(int(np.prod(v.shape)) for v in variables), tasks, note=note)
 
 
 def network(setting: Setting, layer: int) -> tf_keras.Sequential:
@@ -117,6 +123,22 @@ def autoregressive(setting: Setting, layer: int) -> tuple[tfb.Bijector, list[tf.
     )
     net.build((None, setting.event_size))
     return tfb.MaskedAutoregressiveFlow(net, name=f"maf_{layer}"), net.trainable_variables
+
+
+def continuous(setting: Setting, layer: int) -> tuple[tfb.Bijector, list[tf.Variable]]:
+    hidden = [tf_keras.layers.Dense(units, "swish") for units in setting.hidden_units]
+    net = tf_keras.Sequential([*hidden, tf_keras.layers.Dense(setting.event_size)])
+    net.build((None, setting.event_size + 1))
+
+    def velocity(t: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        return net(tf.concat([x, tf.fill(tf.shape(x[..., :1]), t)], axis=-1))
+
+    flow = tfb.FFJORD(
+        velocity,
+        ode_solve_fn=tfp.math.ode.DormandPrince(rtol=1e-5, atol=1e-5).solve,
+        trace_augmentation_fn=tfb.ffjord.trace_jacobian_exact,
+    )
+    return flow, net.trainable_variables
 
 
 def wait(result: tf.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""nflows, normflows and Zuko, on PyTorch: eager, and with `torch.compile`.
+"""nflows, normflows, Zuko and torchflows, on PyTorch: eager, and with `torch.compile`.
 
 Conditioners are plain networks of the same shape for all, where the libraries' ready-made classes
 would use residual ones; `torch.distributions` does not check values, and Adam is the fused one.
@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from protocol import Program, Setting
 from torch import Tensor, nn
 
-PACKAGES = ("torch", "nflows", "normflows", "zuko")
+PACKAGES = ("torch", "nflows", "normflows", "zuko", "torchflows")
 
 
 class Model(NamedTuple):
@@ -34,9 +34,13 @@ def build(setting: Setting) -> Program:
     torch.manual_seed(0)
     torch.set_num_threads(setting.threads)
     torch.distributions.Distribution.set_default_validate_args(False)
-    model = {"nflows": with_nflows, "normflows": with_normflows, "zuko": with_zuko}[
-        setting.library
-    ](setting)
+    make = {
+        "nflows": with_nflows,
+        "normflows": with_normflows,
+        "zuko": with_zuko,
+        "torchflows": with_torchflows,
+    }
+    model = make[setting.library](setting)
     compiled = torch.compile if setting.mode == "compile" else lambda function: function
     parameters = [p for p in model.module.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=setting.learning_rate, fused=True)
@@ -160,7 +164,11 @@ def with_zuko(setting: Setting) -> Model:
     import zuko
 
     hidden = {"hidden_features": setting.hidden_units}
-    if setting.family == "maf":
+    note = ""
+    if setting.family == "ffjord":
+        flow = zuko.flows.CNF(setting.event_size, **hidden)
+        note = "dopri5 chooses the steps (rtol 1e-5), it has no other solver"
+    elif setting.family == "maf":
         flow = zuko.flows.MAF(setting.event_size, transforms=setting.layers, **hidden)
     else:
         univariate = {}
@@ -188,4 +196,27 @@ def with_zuko(setting: Setting) -> Model:
         lambda x: flow().log_prob(x),
         lambda: flow().sample(shape),
         lambda: flow().rsample_and_log_prob(shape),
+        note,
+    )
+
+
+def with_torchflows(setting: Setting) -> Model:
+    from torchflows.bijections.continuous.ffjord import FFJORD
+    from torchflows.flows import ContinuousFlow
+
+    class Stepped(FFJORD):
+        """By itself, torchdiffeq's RK4 makes one step of the whole interval."""
+
+        def inverse(self, z: Tensor, **options: Any) -> tuple[Tensor, ...]:
+            return super().inverse(z, options={"step_size": 1 / setting.steps}, **options)
+
+    velocity = {"hidden_size": setting.hidden_units[0], "n_hidden_layers": 1}
+    flow = ContinuousFlow(Stepped((setting.event_size,), nn_kwargs=velocity))
+    shape = (setting.batch_size,)
+    return Model(
+        flow,
+        lambda x: flow.log_prob(x)[0],
+        lambda: flow.sample(shape),
+        lambda: flow.sample(shape, return_log_prob=True),
+        "the trace is estimated; training has its penalty of the Jacobian",
     )
