@@ -130,10 +130,10 @@ def continuous(
     """Slow events: what the solver leaves is below the tolerances, in float64 by small steps."""
 
     def make(dtype: str) -> bijectors.Continuous:
-        solving = {"solver": "rk4", "steps": 12, **options}
-        if solving["solver"] == "dopri5":
-            solving["rtol"] = solving["atol"] = 1e-10 if dtype == "float64" else 1e-6
-        elif dtype == "float64":
+        solving, double = {"steps": 12, **options}, dtype == "float64"
+        if options.get("solver") == "dopri5":
+            solving["rtol"] = solving["atol"] = 1e-10 if double else 1e-6
+        elif double:
             solving.update(solver="tsit5", steps=32)
         return bijectors.Continuous(
             size, dynamics, context_size=context, dtype=dtype, seed=0, **solving

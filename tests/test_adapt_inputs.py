@@ -1,5 +1,7 @@
 """Standardizing: data of every kind that `adapt` takes, and those that it refuses."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import tensorflow_probability as tfp
 from helpers import normal
 from small_flows import affine_model
 
-from tfp_flows import FlowModel, bijectors, flows
+from tfp_flows import FlowModel, bijectors, distributions, flows
 from tfp_flows.model.standardizer import Standardizer
 
 tfd, tfb = tfp.distributions, tfp.bijectors
@@ -228,6 +230,30 @@ def test_what_fails_leaves_the_model_as_it_was(arguments):
         made.adapt(*arguments)
     for a, b in zip(before, made.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def small_glow():
+    return flows.glow((4, 4, 1), levels=1, steps=1, width=4)
+
+
+@pytest.mark.parametrize(
+    "make, wrong",
+    [
+        (lambda: flows.circular_spline(2, layers=1, hidden_units=(4,)), (3,)),
+        (lambda: flows.sphere(layers=1, hidden_units=(4,)), (2,)),
+        (lambda: distributions.Censored(flows.real_nvp(1, layers=1, support="positive")), (1,)),
+        (small_glow, (4, 4)),
+        (small_glow, (6, 6, 1)),
+        (lambda: distributions.Dequantized(small_glow(), 1.0), (4, 4)),
+    ],
+    ids=["torus", "sphere", "times", "no channels", "large images", "grey levels"],
+)
+def test_data_that_are_not_standardized_have_the_shape_of_events_too(make, wrong):
+    flow = make()
+    needed = ", ".join(map(str, flow.event_shape))
+    received = re.escape(str((ROWS, *wrong)))
+    with pytest.raises(ValueError, match=rf"`x` must have shape \(n, {needed}\).*{received}"):
+        FlowModel(flow).adapt(np.round(normal(ROWS, *wrong)))
 
 
 def test_a_missing_context_is_one_clear_error(conditional):

@@ -37,6 +37,20 @@ def images(n=8, shape=(4, 4, 1), dtype="float32"):
     return np.random.default_rng(0).normal(size=(n, *shape)).astype(dtype)
 
 
+def test_no_images_have_no_densities():
+    flow = flows.glow((4, 4, 1), levels=1, steps=1, width=4, seed=0)
+    signature = [tf.TensorSpec([None, 4, 4, 1])]
+    nothing = tf.zeros([0, 4, 4, 1])
+    assert flow.sample(0).shape == (0, 4, 4, 1)
+    for jit in (False, True):
+        log_prob = tf.function(flow.log_prob, signature, jit_compile=jit)
+        assert log_prob(nothing).shape == flow.log_prob(nothing).shape == (0,)
+        np.testing.assert_allclose(log_prob(images(2)), flow.log_prob(images(2)), rtol=1e-5)
+    given = flows.waveglow(16, mels=8, hop=8, flows=2, width=4, layers=2, seed=0)
+    frames = tf.zeros([0, 2, 8])
+    assert given.log_prob(tf.zeros([0, 16, 1]), context=frames).shape == (0,)
+
+
 def test_squeezed_blocks_stand_row_by_row():
     x = np.arange(16.0).reshape(4, 4, 1)
     y = bijectors.Squeeze(2).forward(x)

@@ -210,6 +210,8 @@ def test_layers_have_telling_names_and_shapes(model):
     for flow in (
         flows.maf(3, layers=2, hidden_units=(4,), context_size=1),
         flows.planar(2, layers=2, context_size=1),
+        flows.ffjord(2, hidden_units=(4,), context_size=1),
+        flows.ot_flow(2, hidden_units=(4, 4)),
     ):
         made_of = FlowModel(flow)
         names = [layer.name for layer in made_of.layers]

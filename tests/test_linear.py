@@ -92,6 +92,14 @@ def test_rotation_of_the_plane_by_hand():
     np.testing.assert_allclose(turn.forward(x), expected.forward(x), rtol=1e-12)
 
 
+@pytest.mark.parametrize("entry", [1e4, 1e10, 1e30])
+def test_a_rotation_stays_one_whatever_its_entries(entry):
+    turn = bijectors.Rotation(3)
+    turn.trainable_variables[0].assign(np.array([0.3, -0.7, 1.1]) * entry)
+    matrix = matrix_of(turn, 3)
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [2, 5])
 @pytest.mark.parametrize("name", [name for name in MAPS if name != "LU permuted"])
 def test_starts_as_the_identity_where_every_parameter_has_a_gradient(name, size):

@@ -1,5 +1,8 @@
 """Surrogates: flows in the shape of joint distributions."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -220,3 +223,25 @@ def test_another_structure_is_an_error():
     posterior = vi.surrogate(KINDS["named"](), "mean_field")
     with pytest.raises(ValueError, match="must have the parts of"):
         posterior.log_prob({"a": 0.0})
+
+
+def test_copies_have_weights_of_their_own():
+    joint = tfd.JointDistributionSequential([tfd.Exponential(1.0), tfd.Dirichlet([1.0, 1.0, 1.0])])
+    posterior = randomize(vi.surrogate(joint, "mean_field"))
+    x = [part.numpy() for part in posterior.sample(3, seed=0)]  # Unknown to caches.
+    expected = posterior.log_prob(x)
+    for twin in (copy.deepcopy(posterior), pickle.loads(pickle.dumps(posterior))):
+        np.testing.assert_array_equal(twin.log_prob(x), expected)
+        for variable in twin.trainable_variables:
+            variable.assign_add(tf.ones_like(variable))
+        assert np.all(twin.log_prob(x) != expected)
+    np.testing.assert_array_equal(posterior.log_prob(x), expected)
+
+
+def test_divergence_is_that_of_flows_behind_one_bijector_or_an_error():
+    joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), tfd.Exponential(1.0)])
+    one, other = vi.surrogate(joint, "mean_field"), vi.surrogate(joint, "full_rank")
+    assert tfd.kl_divergence(one, one.copy()) == 0
+    for a, b in ((one, other), (one, tfd.MultivariateNormalDiag([0.0, 0.0]))):
+        with pytest.raises(NotImplementedError, match="share their bijector only: estimate it"):
+            tfd.kl_divergence(a, b)

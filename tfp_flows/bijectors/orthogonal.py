@@ -22,6 +22,8 @@ from tfp_flows.ops.limits import claim
 
 __all__ = ["Householder", "Rotation"]
 
+_LARGEST = 1e3
+
 
 class Householder(Parametric):
     """A rotation as a product of reflections.
@@ -109,7 +111,8 @@ class Rotation(Parametric):
     `A` is strictly lower triangular, with `event_size (event_size - 1) / 2` free entries, as many
     as rotations have, and each has a gradient of its own at the start, which is the identity. To
     second order `Q` is `exp(S)`; in the plane it turns by `2 atan(a / 2)` radians, where
-    `Rotation2D` turns by its angle. Half turns are the limit of infinite entries. (The gradient of
+    `Rotation2D` turns by its angle. Half turns are the limit of infinite entries; beyond
+    ±1000, of which one is 0.004 radians short, they change nothing any more. (The gradient of
     `tf.linalg.expm` does not compile under XLA: its loop has no fixed length.) Both directions
     cost a product with `Q`, and a solve with `event_size³` operations to make it: once without
     context, for every context otherwise.
@@ -169,6 +172,8 @@ class Rotation(Parametric):
         return multiply(matrix, y), tf.zeros([], y.dtype)
 
     def _matrix(self, entries: tf.Tensor) -> tf.Tensor:
+        # Beyond, the solution loses digits, and at last is none: rounding errors grow with them.
+        entries = tf.clip_by_value(entries, -_LARGEST, _LARGEST)
         below = tfp.math.fill_triangular(entries / 2)
         below = tf.pad(below, [[0, 0]] * (below.shape.rank - 2) + [[1, 0], [0, 1]])
         half = below - tf.linalg.matrix_transpose(below)

@@ -90,6 +90,7 @@ class AdaptableModel(SavableModel):
         name = "x" if context is None else "y"
         check_rows(context=context, events=events)
         check_finite(context, "x")
+        self.event_standardizer.check_shape(events, name)
         steps = getattr(self.distribution, "steps", None)
         if not raw:
             self.event_standardizer.adapt(events, name, scale=scale)

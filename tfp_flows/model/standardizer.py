@@ -92,12 +92,7 @@ class Standardizer(keras.layers.Layer):
         check_finite(data, name)
         names = getattr(data, "columns", None)
         data = np.asarray(data, "float64")
-        if not data.ndim or data.shape[1:] != self.shape:
-            expected = ", ".join(map(str, ("n", *self.shape)))
-            hint = ": use `x[:, np.newaxis]`" * (data.ndim == 1 and self.shape == (1,))
-            raise ValueError(
-                f"`{name}` must have shape ({expected}). Received: shape={data.shape}{hint}"
-            )
+        self.check_shape(data, name)
         if len(data) < 2:
             raise ValueError(f"`{name}` must have two rows or more. Received: {len(data)}")
         shift, deviation = moments(data)
@@ -114,6 +109,16 @@ class Standardizer(keras.layers.Layer):
         check_unit(data, deviation, self.dtype, name, names)
         self.shift.assign(shift)
         self.scale.assign(deviation)
+
+    def check_shape(self, data: Any, name: str) -> None:
+        """Raise a ValueError unless `data`, which `name` names, are `(n, *shape)`."""
+        found = np.shape(data)
+        if not found or found[1:] != self.shape:
+            expected = ", ".join(map(str, ("n", *self.shape)))
+            hint = ": use `x[:, np.newaxis]`" * (len(found) == 1 and self.shape == (1,))
+            raise ValueError(
+                f"`{name}` must have shape ({expected}). Received: shape={found}{hint}"
+            )
 
     def _robust(
         self, data: np.ndarray, name: str, names: Any, mean: np.ndarray, deviation: np.ndarray

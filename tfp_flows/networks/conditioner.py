@@ -170,8 +170,20 @@ class Conditioner(tf.Module):
         read = self._read(inputs, context)
         shape = self.output_shape
         if transposed:
-            return tf.reshape(self.layer(read, transposed=True), [*shape, -1])
-        return tf.reshape(self.layer(read), ps.concat([ps.shape(inputs)[:-1], shape], 0))
+            return tf.reshape(self._call_layer(read, transposed=True), [*shape, -1])
+        return tf.reshape(self._call_layer(read), ps.concat([ps.shape(inputs)[:-1], shape], 0))
+
+    def _call_layer(self, read: tf.Tensor, **options: bool) -> tf.Tensor:
+        """For no rows, the layer has one, which is left out: convolutions of none fail."""
+        rows = ps.shape(read)[0]
+        missing = ps.cast(ps.equal(rows, 0), tf.int32)
+        if not self.grid or (not tf.is_tensor(missing) and not missing):
+            return self.layer(read, **options)
+        more = tf.zeros(ps.concat([[missing], ps.shape(read)[1:]], 0), read.dtype)
+        made = self.layer(tf.concat([read, more], 0), **options)
+        axis = 1 if options else 0
+        kept = ps.shape(made)[axis] * (1 - missing)
+        return made[:, :kept] if options else made[:kept]
 
     def _read(self, inputs: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
         """What the network reads, with one batch axis."""

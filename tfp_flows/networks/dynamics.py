@@ -72,6 +72,14 @@ class Dynamics(keras.layers.Layer, abc.ABC):
         self.seed = seed
         self.signs = RandomSigns(seed, self.dtype_policy)
 
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Nothing: weights are made by the constructor."""
+        self.built = True
+
+    def _built(self) -> None:
+        """To be called once all weights are made: Keras' `summary` knows shapes from `build`."""
+        self.build((None, self.event_size + 1 + (self.context_size or 0)))
+
     @abc.abstractmethod
     def parameters(self, context: tf.Tensor | None) -> list[tf.Tensor]:
         """What the other methods need, of which derivatives are taken; context is `(n, C)`."""
@@ -171,7 +179,7 @@ class VelocityMLP(Dynamics):
             if context_size is not None:
                 shape = (positive_int(context_size, "context_size"), units)
                 self._of_context.append(self._weight(shape, start[2], f"context_kernel_{i}"))
-        self.built = True
+        self._built()
 
     def _weight(self, shape: tuple[int, ...], start: Any, name: str) -> Any:
         return self.add_weight(shape=shape, initializer=start, name=name)
@@ -284,7 +292,7 @@ class LayerDynamics(Dynamics):
                 f"`dynamics` must return {event_size} values an event. Received: a layer "
                 f"{layer.name!r} that makes {tuple(made.shape)} of one event"
             )
-        self.built = True
+        self._built()
 
     def parameters(self, context: tf.Tensor | None) -> list[tf.Tensor]:
         """The weights, and the context."""

@@ -85,7 +85,7 @@ class Potential(Dynamics):
             name: self.add_weight(shape=shape, initializer=initializer, name=name)
             for name, (shape, initializer) in shapes.items()
         }
-        self.built = True
+        self._built()
 
     def parameters(self, context: tf.Tensor | None) -> list[tf.Tensor]:
         """All weights; those of the context as a shift of the first layer."""

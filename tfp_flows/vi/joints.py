@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -74,18 +75,11 @@ def check_joint(joint: Any) -> tf.DType:
 def unflatten(joint: Joint, dtype: tf.DType) -> tuple[tfb.Bijector, list[int]]:
     """The bijector from unconstrained vectors to the parts, and how many columns each part has."""
     simplices: dict[int, Support] = {}  # They have variables, which are made once.
-
-    def bijector_of(part: tfd.Distribution) -> tfb.Bijector:
-        size = _simplex_size(part)
-        if size is None:
-            return part.experimental_default_event_space_bijector()
-        return simplices[size]
-
     for part in joint_parts(joint).values():
         size = _simplex_size(part)
         if size is not None:
             simplices[size] = Support(size - 1, "simplex", dtype=dtype)
-    constrain = joint_bijector(joint, bijector_of)
+    constrain = joint_bijector(joint, functools.partial(_bijector_of, simplices))
     shapes = constrain.inverse_event_shape(joint.event_shape)
     flat = tf.nest.flatten(shapes)
     sizes = [int(np.prod(shape.as_list())) for shape in flat]
@@ -97,6 +91,13 @@ def unflatten(joint: Joint, dtype: tf.DType) -> tuple[tfb.Bijector, list[int]]:
         tfb.Split(sizes),
     ]
     return tfb.Chain(steps, name="unflatten"), sizes
+
+
+def _bijector_of(simplices: dict[int, Support], part: tfd.Distribution) -> tfb.Bijector:
+    size = _simplex_size(part)
+    if size is None:
+        return part.experimental_default_event_space_bijector()
+    return simplices[size]
 
 
 def part_names(joint: Joint) -> list[str]:

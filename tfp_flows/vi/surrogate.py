@@ -231,3 +231,16 @@ def _gaussian(name: str, size: int, dtype: tf.DType, options: SurrogateOptions) 
     base = tfd.MultivariateNormalDiag(tf.zeros([size], dtype), tf.ones([size], dtype))
     last = Whitening(size, dtype, diagonal=name == "mean_field")
     return Flow(base, tfb.Chain([last, layer]), name=name)
+
+
+@tfd.RegisterKL(Surrogate, Surrogate)
+@tfd.RegisterKL(Surrogate, TransformedDistributionBase)
+@tfd.RegisterKL(TransformedDistributionBase, Surrogate)
+def _kl(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
+    """That of the flows, if both have one shape: TFP compares bijectors that it makes anew."""
+    if not (isinstance(a, Surrogate) and isinstance(b, Surrogate) and a.bijector is b.bijector):
+        raise NotImplementedError(
+            "`kl_divergence` is known of surrogates that share their bijector only: estimate it "
+            f"from samples. Received: {a!r} and {b!r}"
+        )
+    return tfd.kl_divergence(a.flow, b.flow, name=name)
