@@ -53,9 +53,8 @@ class Case:
         rng = np.random.default_rng(2)
         x = rng.normal(0, 1.5, _rows(self.event_size))
         x = (np.pi * np.tanh(x / 2) if self.angles else x).astype(dtype)
-        context = None
-        if self.context_size is not None:
-            context = rng.normal(size=_rows(self.context_size)).astype(dtype)
+        size = self.context_size
+        context = None if size is None else rng.normal(size=_rows(size)).astype(dtype)
         return x, context
 
 
@@ -139,8 +138,7 @@ def continuous(
             size, dynamics, context_size=context, dtype=dtype, seed=0, **solving
         )
 
-    # The network is called at every step.
-    return Case(make, size, context, skip=("one pass",), noise=0.04)
+    return Case(make, size, context, skip=("one pass",), noise=0.04)  # A call a step.
 
 
 def whitening(size: int, dtype: str) -> bijectors.Whitening:
