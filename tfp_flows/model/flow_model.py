@@ -15,6 +15,7 @@ from tfp_flows import serialization
 from tfp_flows.distributions import reversible
 from tfp_flows.distributions.conditional import context_shape_of
 from tfp_flows.distributions.flow import Flow
+from tfp_flows.distributions.given_columns import JointDensity
 from tfp_flows.model import configs, export, flow_matching, variables
 from tfp_flows.model.adaptable import AdaptableModel
 from tfp_flows.model.arguments import check_distribution
@@ -35,7 +36,7 @@ __all__ = ["FlowModel"]
 
 
 @keras.saving.register_keras_serializable("tfp_flows")
-class FlowModel(AdaptableModel):
+class FlowModel(AdaptableModel, JointDensity):
     """Train, evaluate and save a distribution with `keras.Model`'s methods, by maximum likelihood.
 
     The loss is the mean negative log-likelihood in nats, plus the regularization losses of the
