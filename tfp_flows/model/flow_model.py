@@ -203,6 +203,14 @@ class FlowModel(AdaptableModel, JointDensity):
             log_prob = self.log_prob(x, context)
         return tape.gradient(log_prob, x)
 
+    def mode(self, context: Any | None = None, *, starts: int = 32, seed: int = 0) -> tf.Tensor:
+        """`Flow.mode` in data units."""
+        if not isinstance(self.distribution, Flow):
+            raise TypeError(f"`mode` needs a Flow. Received: {self.distribution!r}")
+        context = None if context is None else self.standardize_context(context)
+        z = self.distribution.mode(context, starts=starts, seed=seed)
+        return self.event_standardizer.inverse(z)
+
     def path(self, x: Any, times: Sequence[float], context: Any | None = None) -> tf.Tensor:
         """`Flow.path` of events `x` in data units, in data units."""
         if not isinstance(self.distribution, Flow):
