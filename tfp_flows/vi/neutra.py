@@ -10,6 +10,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+with warnings.catch_warnings():
+    # On first use, TFP warns of the arithmetic of GPUs, whether there is one or not.
+    warnings.simplefilter("ignore", UserWarning)
+    _Kernel = tfp.mcmc.TransitionKernel
+
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.seeds import check_seed, stateless_seed
 from tfp_flows.vi.diagnosis import arviz
@@ -121,7 +126,7 @@ class _Results(NamedTuple):
     jumped: tf.Tensor
 
 
-class _WithJumps(tfp.mcmc.TransitionKernel):
+class _WithJumps(_Kernel):
     """A sampler, and after each of its steps one of independence Metropolis-Hastings."""
 
     def __init__(
