@@ -56,6 +56,7 @@ def test_on_a_grid_a_gaussian_is_exact(size, columns, dtype, within):
     np.testing.assert_array_less(np.abs(drawn.mean(0) - mean) / error, 4.5)
     np.testing.assert_allclose(np.cov(drawn.T), spread, rtol=0.05, atol=0.02)
     np.testing.assert_array_equal(drawn, given.sample(40_000, seed=1))
+    assert len(np.unique(drawn, axis=0)) > 39_000  # Anywhere in their cells.
 
 
 def test_many_values_at_once_are_those_one_by_one():
