@@ -84,7 +84,7 @@ def printed(notebook: nbformat.NotebookNode) -> str:
 
 
 def test_all_are_there():
-    assert [path.name[:2] for path in TUTORIALS] == [f"{i:02}" for i in range(1, 12)]
+    assert [path.name[:2] for path in TUTORIALS] == [f"{i:02}" for i in range(1, 15)]
 
 
 @each_tutorial

@@ -5,6 +5,7 @@ from tfp_flows.distributions.censored import Censored
 from tfp_flows.distributions.dequantized import Dequantized, bits_per_dim
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.distributions.gaussian_mixture import GaussianMixture
+from tfp_flows.distributions.given_columns import GivenColumns
 from tfp_flows.distributions.kernel_density import KernelDensity
 from tfp_flows.distributions.mixture import ConditionalMixture
 from tfp_flows.distributions.resampled import Resampled
@@ -17,6 +18,7 @@ __all__ = [
     "Dequantized",
     "Flow",
     "GaussianMixture",
+    "GivenColumns",
     "KernelDensity",
     "Resampled",
     "Stacked",

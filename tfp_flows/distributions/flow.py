@@ -23,7 +23,8 @@ from tfp_flows.distributions.edges import (
     without_density,
     without_infinite,
 )
-from tfp_flows.distributions.moments import AffineMoments
+from tfp_flows.distributions.given_columns import JointDensity
+from tfp_flows.distributions.moments import Moments
 from tfp_flows.distributions.temperature import with_temperature
 from tfp_flows.distributions.velocity import path
 from tfp_flows.networks.conditioner import match_batch
@@ -36,7 +37,7 @@ __all__ = ["Flow"]
 
 
 # A flow that were a composite tensor would hide its variables from what it is nested in.
-class Flow(Conditional, AffineMoments, TransformedDistributionBase):
+class Flow(Conditional, JointDensity, Moments, TransformedDistributionBase):
     """A base distribution pushed through a bijector: what every factory in `flows` returns.
 
     With base density `p` and bijector `f` from base to data:

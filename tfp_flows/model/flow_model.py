@@ -15,6 +15,7 @@ from tfp_flows import serialization
 from tfp_flows.distributions import reversible
 from tfp_flows.distributions.conditional import context_shape_of
 from tfp_flows.distributions.flow import Flow
+from tfp_flows.distributions.given_columns import JointDensity
 from tfp_flows.model import configs, export, flow_matching, variables
 from tfp_flows.model.adaptable import AdaptableModel
 from tfp_flows.model.arguments import check_distribution
@@ -35,7 +36,7 @@ __all__ = ["FlowModel"]
 
 
 @keras.saving.register_keras_serializable("tfp_flows")
-class FlowModel(AdaptableModel):
+class FlowModel(AdaptableModel, JointDensity):
     """Train, evaluate and save a distribution with `keras.Model`'s methods, by maximum likelihood.
 
     The loss is the mean negative log-likelihood in nats, plus the regularization losses of the
@@ -201,6 +202,14 @@ class FlowModel(AdaptableModel):
             tape.watch(x)
             log_prob = self.log_prob(x, context)
         return tape.gradient(log_prob, x)
+
+    def mode(self, context: Any | None = None, *, starts: int = 32, seed: int = 0) -> tf.Tensor:
+        """`Flow.mode` in data units."""
+        if not isinstance(self.distribution, Flow):
+            raise TypeError(f"`mode` needs a Flow. Received: {self.distribution!r}")
+        context = None if context is None else self.standardize_context(context)
+        z = self.distribution.mode(context, starts=starts, seed=seed)
+        return self.event_standardizer.inverse(z)
 
     def path(self, x: Any, times: Sequence[float], context: Any | None = None) -> tf.Tensor:
         """`Flow.path` of events `x` in data units, in data units."""

@@ -10,6 +10,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+with warnings.catch_warnings():
+    # On first use, TFP warns of the arithmetic of GPUs, whether there is one or not.
+    warnings.simplefilter("ignore", UserWarning)
+    from tensorflow_probability import mcmc
+
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.seeds import check_seed, stateless_seed
 from tfp_flows.vi.diagnosis import arviz
@@ -84,8 +89,8 @@ def neutra(
     first = base.sample(chains, seed=seeds[0])
     if not np.isfinite(log_prob(first)).all():
         raise ValueError(density.explain(bijector.forward(first)))
-    kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(
-        tfp.mcmc.NoUTurnSampler(log_prob, step_size=tf.constant(0.5, first.dtype)),
+    kernel = mcmc.DualAveragingStepSizeAdaptation(
+        mcmc.NoUTurnSampler(log_prob, step_size=tf.constant(0.5, first.dtype)),
         num_adaptation_steps=int(0.8 * warmup),
         target_accept_prob=tf.constant(_ACCEPTED, first.dtype),
         step_size_setter_fn=lambda results, step: results._replace(step_size=step),
@@ -96,7 +101,7 @@ def neutra(
 
     @tf.function(jit_compile=jit_compile)
     def run() -> tuple[Any, dict[str, tf.Tensor]]:
-        u, stats = tfp.mcmc.sample_chain(
+        u, stats = mcmc.sample_chain(
             draws, first, kernel=kernel, num_burnin_steps=warmup, trace_fn=_stats, seed=seeds[1]
         )
         rows = tf.reshape(u, [-1, u.shape[-1]])
@@ -121,12 +126,12 @@ class _Results(NamedTuple):
     jumped: tf.Tensor
 
 
-class _WithJumps(tfp.mcmc.TransitionKernel):
+class _WithJumps(mcmc.TransitionKernel):
     """A sampler, and after each of its steps one of independence Metropolis-Hastings."""
 
     def __init__(
         self,
-        inner: tfp.mcmc.TransitionKernel,
+        inner: mcmc.TransitionKernel,
         log_prob: Callable[[tf.Tensor], tf.Tensor],
         proposals: Any,
         *,

@@ -239,8 +239,13 @@ class Variational(StepsAtATime):
         """`epochs` times `steps` updates."""
         callbacks = [_StopOnNonFinite(), *callbacks]
         self._choose_steps(self.sample_size, None, callbacks)
+        # Keras warns of datasets that it is to shuffle.
         return super().fit(
-            tf.data.Dataset.range(steps), epochs=epochs, callbacks=callbacks, verbose=verbose
+            tf.data.Dataset.range(steps),
+            epochs=epochs,
+            callbacks=callbacks,
+            shuffle=False,
+            verbose=verbose,
         )
 
     def save(self, filepath: str | os.PathLike[str], **options: Any) -> None:

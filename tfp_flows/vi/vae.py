@@ -138,6 +138,7 @@ class FlowVAE(keras.Model):
 
     def given_latent(self, z: tf.Tensor, training: bool = False) -> tfd.Distribution:
         """`p(x | z)`, with events of the shape of `x`."""
+        z = tf.convert_to_tensor(z)
         rows = tf.reshape(z, [-1, self.latent_size])
         output = self.decoder(rows, training=training)
         output = tf.reshape(output, tf.concat([tf.shape(z)[:-1], tf.shape(output)[1:]], 0))
