@@ -20,7 +20,9 @@ __all__ = ["LipschitzNet", "adjoint_product", "jacobian_product", "value"]
 
 # `z σ(β z)` has slopes up to 1.0998, for any β.
 _LARGEST_SLOPE = 1.1
-_HALF = math.log(math.expm1(0.5))  # softplus of it is ½.
+# How much less the hidden units of one layer deviate than those before, at the start.
+_DECAY = 0.6
+_BEND = 4.0
 
 
 @keras.saving.register_keras_serializable("tfp_flows")
@@ -32,7 +34,10 @@ class LipschitzNet(keras.layers.Layer):
     kernel is divided, where that is needed, so that an upper bound of its operator norm is at most
     `lipschitz^(1 / layers)`; of a convolution, that is the norm of the map of images, see
     `ops.spectral`. The bound is computed anew in every call and holds after any training step.
-    Starts at 0, by its last kernel.
+    Starts at 0, by its last kernel. A kernel of norm 1 spreads its inputs over many units, so that
+    each sees little: the first `β` are so large that units bend all the same, `β` times their
+    deviation being 4, and biases differ by as much as units deviate. (With `β = ½` and no biases a
+    flow of 8 layers had not left the normal density after 600 steps on a pinwheel.)
 
     Context may be behind the inputs, on the last axis. The network need not be Lipschitz in it: it
     adds to the first hidden layer, by a kernel that is free.
@@ -120,14 +125,27 @@ class LipschitzNet(keras.layers.Layer):
                 if is_last
                 else keras.initializers.Orthogonal(seed=derived_seed(self.seed, i)),
             )
-            bias = self.add_weight(name=f"bias_{i}", shape=(widths[i + 1],), initializer="zeros")
+            deviation = _DECAY**i * math.sqrt(min(self.inputs / widths[i + 1], 1.0))
+            bias = self.add_weight(
+                name=f"bias_{i}",
+                shape=(widths[i + 1],),
+                initializer="zeros"
+                if is_last
+                else keras.initializers.RandomNormal(
+                    stddev=deviation, seed=derived_seed(self.seed, len(widths) + 1 + i)
+                ),
+            )
             self._layers_of_weights.append((kernel, bias))
             if not is_last:
+                beta = _BEND / deviation
                 self._slopes.append(
                     self.add_weight(
                         name=f"slope_{i}",
                         shape=(),
-                        initializer=keras.initializers.Constant(_HALF),
+                        # `softplus` of it is β.
+                        initializer=keras.initializers.Constant(
+                            beta + math.log(-math.expm1(-beta))
+                        ),
                     )
                 )
         if width > self.inputs:
