@@ -118,10 +118,10 @@ def test_environments_with_chance_of_their_own_cannot_be_restored():
 
 
 def test_ends_of_episodes_keep_their_last_observation_and_only_termination_stops_values():
-    agent = rl.SAC(Walk, "gaussian", **{**OFF, "warmup": 200, "memory_size": 300})
-    agent.fit(150, verbose=0)
+    agent = rl.SAC(Walk, "gaussian", **{**OFF, "warmup": 300, "memory_size": 300})
+    agent.fit(250, verbose=0)
     rows = agent._replay.all()
-    assert len(rows["rewards"]) == 150
+    assert len(rows["rewards"]) == 250
     over = rows["next_observations"][:, 0] > 2
     cut = np.isclose(rows["next_observations"][:, 1], 1.0)
     assert over.sum() > 3 and (cut & ~over).sum() > 3
