@@ -135,6 +135,24 @@ def test_ends_of_episodes_keep_their_last_observation_and_only_termination_stops
     assert abs(noise.std() - 0.1) < 0.03
 
 
+def test_actions_of_the_warmup_are_held_and_go_on_after_a_checkpoint(tmp_path):
+    def make():
+        options = {"warmup": 100, "warmup_hold": 3, "environments": 2}
+        return rl.SAC(Walk, "gaussian", **{**OFF, **options})
+
+    agent, other = make(), make()
+    agent.fit(10, verbose=0)
+    agent.save(tmp_path / "run.npz")
+    other.restore(tmp_path / "run.npz")
+    agent.fit(14, verbose=0)
+    other.fit(14, verbose=0)
+    latents = agent._replay.all()["latents"].reshape(12, 2)
+    assert np.array_equal(latents, other._replay.all()["latents"].reshape(12, 2))
+    drawn = latents.reshape(4, 3, 2)
+    assert (drawn == drawn[:, :1]).all()
+    assert len(np.unique(drawn)) == 8
+
+
 def test_advantages_against_a_loop():
     rng = np.random.default_rng(0)
     rewards, values, following = rng.normal(size=(3, 9, 2))
