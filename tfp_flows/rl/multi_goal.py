@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_flows.rl.environment import gymnasium as check_gymnasium
+from tfp_flows.rl import environment
 
 __all__ = ["GOALS", "goal_of", "multi_goal"]
 
@@ -78,7 +78,7 @@ def goal_of(places: Any) -> np.ndarray:
 @functools.cache
 def _environment() -> Any:
     """The class, which is made when it is first needed, for only then is gymnasium."""
-    check_gymnasium()  # Says which extra to install.
+    environment.gymnasium()  # Says which extra to install.
     import gymnasium as gym
 
     class MultiGoal(gym.Env):
