@@ -118,10 +118,10 @@ def test_environments_with_chance_of_their_own_cannot_be_restored():
 
 
 def test_ends_of_episodes_keep_their_last_observation_and_only_termination_stops_values():
-    agent = rl.SAC(Walk, "gaussian", **{**OFF, "warmup": 200, "memory_size": 300})
-    agent.fit(150, verbose=0)
+    agent = rl.SAC(Walk, "gaussian", **{**OFF, "warmup": 300, "memory_size": 300})
+    agent.fit(250, verbose=0)
     rows = agent._replay.all()
-    assert len(rows["rewards"]) == 150
+    assert len(rows["rewards"]) == 250
     over = rows["next_observations"][:, 0] > 2
     cut = np.isclose(rows["next_observations"][:, 1], 1.0)
     assert over.sum() > 3 and (cut & ~over).sum() > 3
@@ -133,6 +133,24 @@ def test_ends_of_episodes_keep_their_last_observation_and_only_termination_stops
     pushed = 4 / (1 + np.exp(-2 * rows["latents"][:, 0])) - 1  # The action, of -1 to 3.
     noise = after[:, 0] - rows["observations"][:-1, 0] - 0.2 * pushed[:-1]
     assert abs(noise.std() - 0.1) < 0.03
+
+
+def test_actions_of_the_warmup_are_held_and_go_on_after_a_checkpoint(tmp_path):
+    def make():
+        options = {"warmup": 100, "warmup_hold": 3, "environments": 2}
+        return rl.SAC(Walk, "gaussian", **{**OFF, **options})
+
+    agent, other = make(), make()
+    agent.fit(10, verbose=0)
+    agent.save(tmp_path / "run.npz")
+    other.restore(tmp_path / "run.npz")
+    agent.fit(14, verbose=0)
+    other.fit(14, verbose=0)
+    latents = agent._replay.all()["latents"].reshape(12, 2)
+    assert np.array_equal(latents, other._replay.all()["latents"].reshape(12, 2))
+    drawn = latents.reshape(4, 3, 2)
+    assert (drawn == drawn[:, :1]).all()
+    assert len(np.unique(drawn)) == 8
 
 
 def test_advantages_against_a_loop():

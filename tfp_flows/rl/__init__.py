@@ -6,14 +6,25 @@ that is policy, action-value and value at once.
 
 Environments are those of gymnasium, of the extra `rl`, with vectors in a box as observations and
 actions in a bounded box; agents have `fit(steps)`, `act(observation)`, `evaluate(episodes)`, `save`
-and `restore`.
+and `restore`. `multi_goal` is a world to see in what flows are better than a Gaussian.
 """
 
 from tfp_flows.rl.actor_critic import FlowActorCritic
 from tfp_flows.rl.critic import FlowCritic
 from tfp_flows.rl.judging import Evaluation
+from tfp_flows.rl.multi_goal import GOALS, goal_of, multi_goal
 from tfp_flows.rl.policy import FlowPolicy
 from tfp_flows.rl.ppo import PPO
 from tfp_flows.rl.sac import SAC
 
-__all__ = ["PPO", "SAC", "Evaluation", "FlowActorCritic", "FlowCritic", "FlowPolicy"]
+__all__ = [
+    "GOALS",
+    "PPO",
+    "SAC",
+    "Evaluation",
+    "FlowActorCritic",
+    "FlowCritic",
+    "FlowPolicy",
+    "goal_of",
+    "multi_goal",
+]

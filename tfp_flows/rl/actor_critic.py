@@ -61,6 +61,8 @@ class FlowActorCritic(OffPolicy):
       batch_size: rows of an update.
       memory_size: steps that are remembered.
       warmup: steps of uniformly drawn actions at the start.
+      warmup_hold: steps for which each of them is kept. Where single pushes cancel out, as
+        on a slope, longer ones come further.
       environments: how many are stepped at a time, with as many updates.
       dtype: "float32" or "float64".
       seed: integer for a run that can be repeated, or None.
@@ -94,6 +96,7 @@ class FlowActorCritic(OffPolicy):
         batch_size: int = 256,
         memory_size: int = 1_000_000,
         warmup: int = 1000,
+        warmup_hold: int = 1,
         environments: int = 1,
         dtype: str = "float32",
         seed: int | None = None,
@@ -139,6 +142,7 @@ class FlowActorCritic(OffPolicy):
             batch_size=batch_size,
             memory_size=memory_size,
             warmup=warmup,
+            warmup_hold=warmup_hold,
         )
         self.temperature, self.target_rate = temperature, target_rate
         self._scale, self._target_scale = scales

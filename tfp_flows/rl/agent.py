@@ -16,7 +16,7 @@ from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.seeds import check_seed
 from tfp_flows.rl import checkpoints
 from tfp_flows.rl.environment import Environments, Transition, maker_of
-from tfp_flows.rl.judging import Evaluation, frames_of, returns_of
+from tfp_flows.rl.judging import Evaluation, episodes_of, frames_of
 from tfp_flows.rl.logs import Logs, Means
 from tfp_flows.rl.memory import Memory
 from tfp_flows.rl.policy import FlowPolicy
@@ -238,7 +238,17 @@ class Agent(abc.ABC):
         """
         positive_int(episodes, "episodes")
         rng = np.random.default_rng(check_seed(seed))
-        return Evaluation(returns_of(self._make, self._actor(deterministic), episodes, rng))
+        found = episodes_of(self._make, self._actor(deterministic), episodes, rng)
+        return Evaluation(np.array([rewards.sum() for _, rewards in found]))
+
+    def trajectories(
+        self, episodes: int = 10, *, deterministic: bool = True, seed: int = 0
+    ) -> list[np.ndarray]:
+        """Observations of new episodes, each `(steps + 1, observation_size)`, first to last."""
+        positive_int(episodes, "episodes")
+        rng = np.random.default_rng(check_seed(seed))
+        found = episodes_of(self._make, self._actor(deterministic), episodes, rng)
+        return [observations for observations, _ in found]
 
     def frames(self, *, deterministic: bool = True, seed: int = 0) -> np.ndarray:
         """Pictures of a new episode, `(steps, height, width, 3)`, as `plt.imshow` takes each.

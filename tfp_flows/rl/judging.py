@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from tfp_flows.rl.environment import Environments
 
-__all__ = ["Evaluation", "frames_of", "returns_of"]
+__all__ = ["Evaluation", "episodes_of", "frames_of"]
 
 Act = Callable[[np.ndarray, int], np.ndarray]
 
@@ -45,10 +45,12 @@ class Evaluation:
         return f"{self.mean:.4g} ± {self.standard_error:.3g} ({len(self.returns)} episodes)"
 
 
-def returns_of(
+def episodes_of(
     make: Callable[..., Any], act: Act, episodes: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Returns of new episodes, 16 at a time, each to its end.
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Observations `(steps + 1, observation_size)` and rewards `(steps,)` of new episodes.
+
+    They run 16 at a time, each to its end.
 
     Args:
       make: a function that makes an environment.
@@ -57,17 +59,20 @@ def returns_of(
       rng: numbers by which episodes and actions differ.
     """
     worlds = Environments(make, min(episodes, _AT_A_TIME), int(rng.integers(2**31)))
-    found: list[float] = []
+    given = 0
     try:
-        while True:
-            totals, running = np.zeros(worlds.count), np.ones(worlds.count, bool)
-            while running.any():
+        while given < episodes:
+            observations, rewards = [worlds.observations], []
+            lengths = np.zeros(worlds.count, int)
+            while not lengths.all():
                 transition = worlds.step(act(worlds.observations, int(rng.integers(2**31))))
-                totals += np.where(running, transition.rewards, 0.0)
-                running &= ~transition.done
-            found.extend(totals)
-            if len(found) >= episodes:
-                return np.array(found[:episodes])
+                observations.append(transition.next_observations)
+                rewards.append(transition.rewards)
+                lengths[transition.done & (lengths == 0)] = len(rewards)
+            for i, length in enumerate(lengths[: episodes - given]):
+                seen = np.array([row[i] for row in observations[: length + 1]])
+                yield seen, np.array([row[i] for row in rewards[:length]])
+            given += worlds.count
             worlds.begin()
     finally:
         worlds.close()

@@ -31,6 +31,7 @@ class OffPolicy(Agent):
       batch_size: rows of an update.
       memory_size: steps that are remembered.
       warmup: steps of actions drawn from the whole box, before the first update.
+      warmup_hold: steps for which each environment keeps such an action.
       others: as in `Agent`.
     """
 
@@ -45,6 +46,7 @@ class OffPolicy(Agent):
         batch_size: int,
         memory_size: int,
         warmup: int,
+        warmup_hold: int,
     ):
         super().__init__(env, policy, environments=environments, seed=seed)
         if not 0 <= discount < 1:
@@ -52,6 +54,7 @@ class OffPolicy(Agent):
         self.discount = discount
         self.batch_size = positive_int(batch_size, "batch_size")
         self.warmup = max(positive_int(warmup, "warmup"), environments)
+        self.warmup_hold = positive_int(warmup_hold, "warmup_hold")
         worlds = self.environments
         self._replay = Memory(
             memory_size,
@@ -81,7 +84,10 @@ class OffPolicy(Agent):
     def _uniform(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Actions from the whole box, and what the policy would have squashed to them."""
         worlds, squash = self.environments, self.policy.squash
-        shares = self._rng.uniform(1e-6, 1 - 1e-6, (worlds.count, self.policy.action_size))
+        # By the number of the draw alone, so that none need be kept, in checkpoints neither.
+        draw = self.steps // (worlds.count * self.warmup_hold)
+        rng = np.random.default_rng([self._seed, 0, 0, 1 + draw])
+        shares = rng.uniform(1e-6, 1 - 1e-6, (worlds.count, self.policy.action_size))
         logits = np.log(shares) - np.log1p(-shares)
         latents = (logits - squash.shift.numpy()) / squash.scale.numpy()
         return worlds.low + (worlds.high - worlds.low) * shares, {"latents": latents}

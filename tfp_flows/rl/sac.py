@@ -48,6 +48,8 @@ class SAC(OffPolicy):
       batch_size: rows of an update.
       memory_size: steps that are remembered.
       warmup: steps of uniformly drawn actions at the start.
+      warmup_hold: steps for which each of them is kept. Where single pushes cancel out, as
+        on a slope, longer ones come further.
       environments: how many are stepped at a time, with as many updates.
       seed: integer for a run that can be repeated, or None.
 
@@ -82,6 +84,7 @@ class SAC(OffPolicy):
         batch_size: int = 256,
         memory_size: int = 1_000_000,
         warmup: int = 1000,
+        warmup_hold: int = 1,
         environments: int = 1,
         seed: int | None = None,
     ):
@@ -94,6 +97,7 @@ class SAC(OffPolicy):
             batch_size=batch_size,
             memory_size=memory_size,
             warmup=warmup,
+            warmup_hold=warmup_hold,
         )
         if not 0 < target_rate <= 1:
             raise ValueError(
