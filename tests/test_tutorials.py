@@ -21,12 +21,14 @@ each_tutorial = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path
 
 
 # What a cell before all others does to the loops that train: at most 2 epochs of 20 batches; of
-# agents, 20 updates, and two episodes to judge them by.
+# agents and posteriors, 20 updates; and few episodes, chains and draws to judge them by.
 SHORT = """
+import warnings
+
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
-from tfp_flows import rl
+from tfp_flows import rl, vi
 from tfp_flows.rl.agent import Agent
 
 def short_fit(model, x, *arguments, fit=keras.Model.fit, epochs=1, **options):
@@ -35,6 +37,13 @@ def short_fit(model, x, *arguments, fit=keras.Model.fit, epochs=1, **options):
 
 def short_vi(*arguments, vi=tfp.vi.fit_surrogate_posterior, num_steps=20, **options):
     return vi(*arguments, num_steps=min(num_steps, 20), **options)
+
+def short_posterior(*arguments, fit=vi.fit, steps=2000, sample_size=64, **options):
+    return fit(*arguments, steps=min(steps, 20), sample_size=16, start=False, **options)
+
+def short_chains(*arguments, neutra=vi.neutra, draws=1000, warmup=500, **options):
+    with warnings.catch_warnings(action="ignore"):  # They do not converge.
+        return neutra(*arguments, draws=50, warmup=10, **options)
 
 def short_agent(agent, steps, *, fit=Agent.fit, log_every=1000, **options):
     return fit(agent, agent.warmup + 20, log_every=agent.warmup, **options)
@@ -49,6 +58,7 @@ def short_critic(critic, *arguments, fit=rl.FlowCritic.fit, steps, **options):
     return fit(critic, *arguments, steps=20, **options)
 
 keras.Model.fit, tfp.vi.fit_surrogate_posterior = short_fit, short_vi
+vi.fit, vi.neutra = short_posterior, short_chains
 Agent.fit, Agent.evaluate, rl.FlowCritic.fit = short_agent, short_judgement, short_critic
 Agent.trajectories = short_trajectories
 # So few calls of each traced function that TensorFlow would warn of its tracing.
