@@ -42,7 +42,8 @@ def short_posterior(*arguments, fit=vi.fit, steps=2000, sample_size=64, **option
     return fit(*arguments, steps=min(steps, 20), sample_size=16, start=False, **options)
 
 def short_chains(*arguments, neutra=vi.neutra, draws=1000, warmup=500, **options):
-    with warnings.catch_warnings(action="ignore"):  # They do not converge.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # They do not converge.
         return neutra(*arguments, draws=50, warmup=10, **options)
 
 def short_agent(agent, steps, *, fit=Agent.fit, log_every=1000, **options):
