@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import tensorflow as tf
@@ -61,10 +62,8 @@ class Moments(TransformedDistributionBase):
         positive_int(starts, "starts")
         seed = check_seed(seed) or 0
         if all(map(is_affine, flatten_chain(flow.bijector))):
-            try:
+            with contextlib.suppress(NotImplementedError):  # By mixtures, which are climbed.
                 return super(Moments, flow).mode(name=name)
-            except NotImplementedError:
-                pass  # As of mixtures.
         if flow.event_shape.rank != 1 or not is_injective(flow.bijector):
             raise NotImplementedError(
                 "`mode` needs vectors as events, and injective bijectors. "
