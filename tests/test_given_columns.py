@@ -182,7 +182,8 @@ def test_what_is_refused(columns, values, options, message):
 
 def test_few_draws_are_an_error_or_a_warning():
     flow = gaussian(6)[0]
-    with pytest.raises(ValueError, match=r"worth .* independent"):
-        flow.conditional([0], [0.0], points=40)
+    for points in (1, 40):
+        with pytest.raises(ValueError, match=r"worth .* independent"):
+            flow.conditional([0], [0.0], points=points)
     with pytest.warns(RuntimeWarning, match=r"worth .* independent"):
         flow.conditional([0], [0.0], points=400)

@@ -13,7 +13,7 @@ from tfp_flows.ops.copies import Copyable
 from tfp_flows.ops.grids import Size, check_shape
 from tfp_flows.ops.seeds import is_stateless_seed, stateless_seed
 
-__all__ = ["Conditional", "context_shape_of"]
+__all__ = ["Conditional", "NotReparameterized", "context_shape_of"]
 
 
 class Conditional(Copyable, tfd.Distribution):
@@ -153,6 +153,26 @@ class Conditional(Copyable, tfd.Distribution):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """`sample_and_log_prob` under TFP's name, with TFP's order of arguments."""
         return self.sample_and_log_prob(sample_shape, context, seed, name)
+
+
+class NotReparameterized(Conditional):
+    """A `Conditional` whose draws have no derivatives by its parameters.
+
+    Args:
+      dtype: of events.
+      parameters: the arguments of the subclass's constructor.
+      name: name of the distribution.
+    """
+
+    def __init__(self, *, dtype: tf.DType, parameters: dict[str, Any], name: str):
+        super().__init__(
+            dtype=dtype,
+            reparameterization_type=tfd.NOT_REPARAMETERIZED,
+            validate_args=False,
+            allow_nan_stats=True,
+            parameters=parameters,
+            name=name,
+        )
 
 
 def context_shape_of(distribution: tfd.Distribution) -> tuple[int, ...] | None:

@@ -7,6 +7,7 @@ returns `(B, P)`.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from math import lgamma, log, pi
 
@@ -173,7 +174,7 @@ def importance_points(
 
     Source: Mike West, "Approximating Posterior Distributions by Mixtures" (1993).
     """
-    best: Points | None = None
+    rounds: list[tuple[float, Points]] = []
     size = centers.shape[1]
     covariance = np.atleast_2d(np.cov(centers.T))
     for _ in range(_ROUNDS):
@@ -184,7 +185,8 @@ def importance_points(
             raise ValueError(_NO_DENSITY)
         log_total = _log_sum(log_weights[None])
         log_weights = log_weights - log_total
-        ess = 1 / np.sum(np.exp(2 * log_weights))
+        ess = float(1 / np.sum(np.exp(2 * log_weights)))
+        before = max((worth for worth, _ in rounds), default=0.0)
         found = Points(
             x[None],
             log_weights[None],
@@ -193,15 +195,13 @@ def importance_points(
             np.array([max(1 / ess - 1 / draws, 0.0) ** 0.5]),
             np.array([ess]),
         )
-        gain = ess / (1.0 if best is None or best.ess is None else best.ess[0])
-        best = found if gain > 1 else best
-        if ess > _ENOUGH * draws or gain < 1.05:
+        rounds.append((ess, found))
+        if ess > _ENOUGH * draws or ess < 1.05 * before:
             break
         weights = np.exp(log_weights)
         covariance = moments(x[None], weights[None])[1][0]
         centers = x[rng.choice(draws, _CENTERS, p=weights / weights.sum())]
-    assert best is not None
-    return best
+    return max(rounds, key=operator.itemgetter(0))[1]
 
 
 def _bandwidth(n: int, size: int) -> float:

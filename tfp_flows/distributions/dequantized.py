@@ -13,7 +13,7 @@ import tensorflow_probability as tfp
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows.distributions.cells import CellNoise, checked_steps, round_to
-from tfp_flows.distributions.conditional import Conditional, context_shape_of
+from tfp_flows.distributions.conditional import NotReparameterized, context_shape_of
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.ops.capabilities import context_size_of, needs_raw_data
 from tfp_flows.ops.checks import positive_int
@@ -44,7 +44,7 @@ def bits_per_dim(nats: Any, event_shape: Sequence[int]) -> Any:
     return nats / (math.prod(sizes) * math.log(2))
 
 
-class Dequantized(Conditional):
+class Dequantized(NotReparameterized):
     """The distribution of rounded values: integers, or measurements to a tenth.
 
     A density of tied values has no upper bound: a flow may pile it up on the ties. Here a value `x`
@@ -147,14 +147,7 @@ class Dequantized(Conditional):
         if not stepped.all():
             self._noise_columns = np.where(stepped, np.cumsum(stepped) - 1, stepped.sum())
         self._log_cell = float(np.log(self._steps[stepped]).sum())
-        super().__init__(
-            dtype=distribution.dtype,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(dtype=distribution.dtype, parameters=parameters, name=name)
 
     @classmethod
     def _parameter_properties(

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_flows.distributions.conditional import Conditional
+from tfp_flows.distributions.conditional import NotReparameterized
 from tfp_flows.distributions.edges import is_far_out, without_density, without_infinite
 from tfp_flows.ops.checks import check_events, floating, positive_int
 from tfp_flows.ops.limits import claim
@@ -17,7 +17,7 @@ from tfp_flows.ops.limits import claim
 __all__ = ["GaussianMixture"]
 
 
-class GaussianMixture(Conditional):
+class GaussianMixture(NotReparameterized):
     """A mixture of normals with full covariances, which are weights and no arguments.
 
     `p(x) = Σ_k w_k N(x; μ_k, L_k L_kᵀ)`. `set_parameters` gives it what another program has fitted,
@@ -64,14 +64,7 @@ class GaussianMixture(Conditional):
         self._means = tf.Variable(tf.zeros([components, event_size], dtype), name="means")
         # Below the diagonal the triangle as it is, on it the logarithm.
         self._triangles = tf.Variable(tf.zeros(matrices, dtype), name="triangles")
-        super().__init__(
-            dtype=dtype,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(dtype=dtype, parameters=parameters, name=name)
 
     @classmethod
     def _parameter_properties(

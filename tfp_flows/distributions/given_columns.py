@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability import distributions as tfd
 
-from tfp_flows.distributions.conditional import Conditional
+from tfp_flows.distributions.conditional import NotReparameterized
 from tfp_flows.distributions.conditional_points import (
     Frame,
     Points,
@@ -38,7 +37,7 @@ _FEWEST, _FEW = 50, 400  # As ESS.
 Array = np.ndarray
 
 
-class GivenColumns(Conditional):
+class GivenColumns(NotReparameterized):
     """`p(x_rest | x_columns = values)` of a joint density: what `Flow.conditional` returns.
 
     log_prob: `log p(x_rest, values) - log_normalizer`, in nats, with the joint density itself
@@ -92,14 +91,7 @@ class GivenColumns(Conditional):
         self.log_normalizer = points.log_normalizer.reshape(self._batch)
         self.error = points.error.reshape(self._batch)
         self.ess = None if points.ess is None else points.ess.reshape(self._batch)
-        super().__init__(
-            dtype=dtype,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(dtype=dtype, parameters=parameters, name=name)
 
     @classmethod
     def _parameter_properties(cls, dtype: Any, num_classes: int | None = None) -> dict[str, Any]:

@@ -9,9 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
-from tensorflow_probability import distributions as tfd
 
-from tfp_flows.distributions.conditional import Conditional
+from tfp_flows.distributions.conditional import NotReparameterized
 from tfp_flows.distributions.edges import is_far_out, without_density, without_infinite
 from tfp_flows.ops.checks import check_events, floating, positive_int
 from tfp_flows.ops.limits import claim
@@ -21,7 +20,7 @@ __all__ = ["KernelDensity"]
 _PAIRS = 2**22  # Of events and rows at a time: bounds the memory.
 
 
-class KernelDensity(Conditional):
+class KernelDensity(NotReparameterized):
     """A kernel density estimate: equal normals, with one covariance, around the rows of a table.
 
     `p(x) = 1/n Σ_i N(x; x_i, h² C)`, with the covariance `C` of the rows. `set_rows` takes rows
@@ -70,14 +69,7 @@ class KernelDensity(Conditional):
             tf.eye(event_size, dtype=dtype), trainable=False, name="triangle"
         )
         self._log_bandwidth = tf.Variable(tf.zeros([], dtype), name="log_bandwidth")
-        super().__init__(
-            dtype=dtype,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(dtype=dtype, parameters=parameters, name=name)
 
     @classmethod
     def _parameter_properties(

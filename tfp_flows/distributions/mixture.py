@@ -12,7 +12,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows.bijectors.base import mark_missing
-from tfp_flows.distributions.conditional import Conditional
+from tfp_flows.distributions.conditional import NotReparameterized
 from tfp_flows.networks import Parameters
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.limits import claim
@@ -26,7 +26,7 @@ COMPONENT_SCALE = 0.5
 _MAX_LOG_SCALE = 3.0
 
 
-class ConditionalMixture(Conditional):
+class ConditionalMixture(NotReparameterized):
     """A mixture of normals with diagonal covariance, computed from context by one network.
 
     `p(x | c) = Σ_k w_k(c) N(x; μ_k(c), diag σ_k(c)²)`, a mixture density network. Every call runs
@@ -81,14 +81,7 @@ class ConditionalMixture(Conditional):
             dtype=dtype.name,
             seed=seed,
         )
-        super().__init__(
-            dtype=dtype,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(dtype=dtype, parameters=parameters, name=name)
 
     @classmethod
     def _parameter_properties(

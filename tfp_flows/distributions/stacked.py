@@ -11,13 +11,13 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import distributions as tfd
 
-from tfp_flows.distributions.conditional import Conditional, context_shape_of
+from tfp_flows.distributions.conditional import NotReparameterized, context_shape_of
 from tfp_flows.ops.capabilities import context_size_of, needs_raw_data
 
 __all__ = ["Stacked", "stacking_weights"]
 
 
-class Stacked(Conditional):
+class Stacked(NotReparameterized):
     """A mixture of densities of any classes: `p(x | c) = Σ_k w_k p_k(x | c)`.
 
     Stacking chooses the weights `w` by the likelihood of validation rows, which no member was
@@ -58,14 +58,7 @@ class Stacked(Conditional):
         self.weights = tf.Variable(
             tf.fill([count], tf.constant(1 / count, first.dtype)), trainable=False, name="weights"
         )
-        super().__init__(
-            dtype=first.dtype,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(dtype=first.dtype, parameters=parameters, name=name)
 
     @classmethod
     def _parameter_properties(

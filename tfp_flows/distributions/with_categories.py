@@ -12,7 +12,7 @@ import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_flows.distributions.conditional import Conditional
+from tfp_flows.distributions.conditional import NotReparameterized
 from tfp_flows.networks import Parameters
 from tfp_flows.ops.capabilities import context_size_of, needs_raw_data
 from tfp_flows.ops.checks import positive_int
@@ -21,7 +21,7 @@ from tfp_flows.ops.seeds import derived_seed
 __all__ = ["WithCategories"]
 
 
-class WithCategories(Conditional):
+class WithCategories(NotReparameterized):
     """The joint distribution of categories `k` and numbers `x`: exact, without noise.
 
     log_prob: `Σ_j log P(k_j | k_1, ..., k_{j-1}, c) + log p(x | k, c)`
@@ -106,14 +106,7 @@ class WithCategories(Conditional):
             )
             for i, (count, inputs) in enumerate(zip(self.categories, before, strict=True))
         ]
-        super().__init__(
-            dtype=distribution.dtype,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(dtype=distribution.dtype, parameters=parameters, name=name)
 
     @classmethod
     def _parameter_properties(
