@@ -164,7 +164,8 @@ def test_a_family_of_ones_own_takes_ten_lines():
 
 
 # Of the families before `coupling` and `autoregressive` were public: the shapes of variables, and
-# their values with seed 0, are what saved weights and published results rest on.
+# their values with seed 0, are what saved weights and published results rest on. `residual` starts
+# with units that bend since then.
 DIGESTS = {
     "autoregressive_spline": "a96ecc9efdac",
     "bernstein": "adbbbd59a7e7",
@@ -180,7 +181,7 @@ DIGESTS = {
     "planar": "99a8da4b1078",
     "radial": "de1006e3d120",
     "real_nvp": "69dfeac35e10",
-    "residual": "7ad25026db78",
+    "residual": "f93cd4c63ef5",
     "sum_of_squares": "76be77d4ab8a",
     "sylvester": "e3613ad0500e",
     "umnn": "8ab1fab69ee0",

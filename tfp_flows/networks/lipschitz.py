@@ -22,6 +22,7 @@ __all__ = ["LipschitzNet", "adjoint_product", "jacobian_product", "value"]
 _LARGEST_SLOPE = 1.1
 # How much less the hidden units of one layer deviate than those before, at the start.
 _DECAY = 0.6
+# `β` times the deviation of units, at the start.
 _BEND = 4.0
 
 
