@@ -169,7 +169,6 @@ def test_models_take_and_return_units_of_the_data():
         ([0.5], [0.0], {}, "`columns` must"),
         ([0], [0.0, 1.0], {}, "`values` must be finite and have shape"),
         ([0], [np.nan], {}, "`values` must be finite"),
-        ([0], [0.0], {"points": 5}, "`points` must be more"),
         ([0], [0.0], {"points": 0}, "`points` must be a positive integer"),
         ([0], [0.0], {"context": [1.0]}, "`context` was given"),
         ([0], [0.0], {"seed": -1}, "`seed` must"),
@@ -187,3 +186,134 @@ def test_few_draws_are_an_error_or_a_warning():
             flow.conditional([0], [0.0], points=points)
     with pytest.warns(RuntimeWarning, match=r"worth .* independent"):
         flow.conditional([0], [0.0], points=400)
+
+
+def mixture(probs, locs, scales):
+    parts = tfd.MultivariateNormalDiag(np.array(locs), np.array(scales))
+    return Flow(
+        tfd.MixtureSameFamily(tfd.Categorical(probs=np.array(probs)), parts), tfb.Identity()
+    )
+
+
+@pytest.mark.parametrize("narrow", [1e-2, 1e-4])
+def test_modes_much_narrower_than_cells_keep_their_weights(narrow):
+    """In the first, a cell of the grid is 1 % of the distance; the second lies in a wide mode."""
+    two = mixture([0.5, 0.5], [[0.0, -1.0], [0.0, 2.0]], [[1.0, narrow], [1.0, 0.7 * narrow]])
+    nested = mixture([0.5, 0.5], [[0.0, 0.0], [0.0, 2.0]], [[1.0, 1.0], [1.0, narrow]])
+    for flow, mean in ((two, 0.5), (nested, 1.0)):
+        given = flow.conditional([0], [0.3])
+        known = scipy.stats.norm.logpdf(0.3)
+        assert abs(given.log_normalizer - known) < given.error < 0.02
+        np.testing.assert_allclose(given.mean(), [mean], atol=1e-3)
+        low = given.sample(2000, seed=0).numpy() < mean
+        assert 0.4 < low.mean() < 0.6 or flow is nested
+
+
+def test_two_modes_of_two_columns_are_right_or_refused():
+    def given(narrow):
+        locs, scales = [[0.0, -1, 1], [0.0, 2, 0.2]], [[1, narrow, narrow], [1, narrow, 2 * narrow]]
+        return mixture([0.5, 0.5], locs, scales).conditional([0], [0.3])
+
+    found = given(0.01)
+    assert abs(found.log_normalizer - scipy.stats.norm.logpdf(0.3)) < found.error < 0.05
+    np.testing.assert_allclose(found.mean(), [0.5, 0.6], atol=2e-3)
+    with pytest.raises(ValueError, match="`points` must be more"):
+        given(1e-3)
+
+
+@pytest.mark.parametrize("rest", [1, 2])
+def test_at_edges_of_the_support_errors_are_told_and_draws_are_inside(rest):
+    rates = np.arange(1.0, 2.0 + rest)
+    exponential = tfd.Independent(tfd.Exponential(rates), 1)
+    given = Flow(exponential, tfb.Identity()).conditional([0], [0.5])
+    assert abs(given.log_normalizer + 0.5) < given.error < 0.02
+    np.testing.assert_allclose(given.stddev(), 1 / rates[1:], rtol=0.01)
+    drawn = given.sample(20_000, seed=0)
+    assert np.isfinite(given.log_prob(drawn)).all()
+    np.testing.assert_allclose(np.mean(drawn, 0), 1 / rates[1:], rtol=0.03)
+    gamma = tfd.Independent(tfd.Gamma(np.full(2, 0.5), np.ones(2)), 1)  # Infinite at its edge.
+    given = Flow(gamma, tfb.Identity()).conditional([0], [0.5])
+    assert abs(given.log_normalizer - scipy.stats.gamma(0.5).logpdf(0.5)) < given.error < 1e-3
+
+
+def test_heavy_tails_are_part_of_the_error():
+    cauchy = tfd.Independent(tfd.StudentT(np.full(2, 1.0), 0.0, 1.0), 1)
+    given = Flow(cauchy, tfb.Identity()).conditional([0], [0.5])
+    assert abs(given.log_normalizer - scipy.stats.t(1).logpdf(0.5)) < given.error < 1e-3
+
+
+def test_a_mode_away_from_the_nearest_draws_is_found_by_wide_ones():
+    flow = mixture(
+        [0.9, 0.1], [[0.0, 0, 0, 0], [0.0, 3, 3, 3]], [[1.0, 1, 1, 1], [1.0, 0.2, 0.2, 0.2]]
+    )
+    given = flow.conditional([0], [3.5])
+    np.testing.assert_allclose(given.mean(), np.full(3, 0.3), atol=0.15)
+    assert abs(given.log_normalizer - scipy.stats.norm.logpdf(3.5)) < 4 * given.error
+
+
+def test_without_a_seed_draws_differ():
+    flow, loc, _ = gaussian(2)
+    given = flow.conditional([0], loc[[0]])
+    assert not np.array_equal(given.sample(5), given.sample(5))
+    assert np.array_equal(given.sample(5, seed=1), given.sample(5, seed=1))
+
+
+def test_log_densities_broadcast_and_slices_are_those_of_some_values():
+    flow, loc, _ = gaussian(3)
+    given = flow.conditional([0], loc[[0]] + normal(2, 3, 1, dtype="float64"))
+    x = normal(2, dtype="float64")
+    every = given.log_prob(np.broadcast_to(x, (2, 3, 2))).numpy()
+    np.testing.assert_allclose(given.log_prob(x), every)
+    np.testing.assert_allclose(given.log_prob(np.broadcast_to(x, (4, 1, 1, 2))), [every] * 4)
+    for index in (1, (0, 2), (slice(None), [0, 2]), (..., 0)):
+        part = given[index]
+        assert part.batch_shape == every[index].shape
+        np.testing.assert_allclose(part.log_prob(x), every[index])
+        np.testing.assert_array_equal(part.mean()[..., 0], given.mean().numpy()[..., 0][index])
+        np.testing.assert_array_equal(part.error, given.error[index])
+        assert part.sample(3, seed=0).shape == (3, *part.batch_shape, 2)
+
+
+def test_it_stays_when_the_density_is_trained_on():
+    flow = flows.real_nvp(2, layers=2, hidden_units=(8,), seed=0)
+    for density in (flow, FlowModel(flow)):
+        given = density.conditional([0], [0.5])
+        before = given.log_prob([0.1])
+        for variable in flow.trainable_variables:
+            variable.assign_add(0.3 * tf.ones_like(variable))
+        assert np.abs(density.log_prob([[0.5, 0.1]]) - flow.log_prob([0.5, 0.1])) < 1e-5
+        np.testing.assert_array_equal(given.log_prob([0.1]), before)
+        assert np.abs(density.conditional([0], [0.5]).log_prob([0.1]) - before) > 0.01
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+def test_deviations_of_any_unit_are_right_in_float32(unit):
+    base = tfd.MultivariateNormalDiag(np.zeros(2, "float32"), np.ones(2, "float32"))
+    given = Flow(base, tfb.Scale(np.float32(unit))).conditional([0], [0.5 * unit])
+    np.testing.assert_allclose(given.stddev(), [unit], rtol=1e-4)
+    known = scipy.stats.norm.logpdf(0.5) - np.log(unit)
+    assert abs(given.log_normalizer - known) < given.error < 1e-4
+
+
+def test_densities_that_have_no_volume_are_refused():
+    with pytest.raises(ValueError, match="not one of a surface"):
+        flows.sphere(layers=1).conditional([0], [0.1])
+    with pytest.raises(ValueError, match="not one of a surface"):
+        FlowModel(flows.sphere(layers=1)).conditional([0], [0.1])
+    fisher = tfd.VonMisesFisher([1.0, 0.0, 0.0], 2.0)
+    with pytest.raises(ValueError, match="not one of a surface"):
+        Flow(fisher, tfb.Identity()).conditional([0], [0.1])
+    whole = flows.neural_spline(3, layers=1, support="real")
+    rounded = FlowModel(distributions.Dequantized(whole, steps=[1.0, 0.0, 1.0]))
+    with pytest.raises(ValueError, match="`columns` must be all that are not continuous"):
+        rounded.conditional([0], [1.0])
+    with pytest.raises(ValueError, match="the same at every call"):
+        rounded.conditional([0, 2], [1.0, 0.0])
+    infinite = Flow(
+        tfd.MultivariateNormalDiag(np.zeros(2), np.ones(2)), tfb.Scale(np.array(np.inf))
+    )
+    with pytest.raises(ValueError, match="finite draws"):
+        infinite.conditional([0], [1.0])
+    conditional = flows.real_nvp(2, layers=2, hidden_units=(8,), context_size=1)
+    with pytest.raises(ValueError, match=r"`context` must be one, of shape \(1,\)"):
+        conditional.conditional([0], [1.0], context=np.zeros((2, 1)))

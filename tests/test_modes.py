@@ -88,7 +88,30 @@ def test_models_take_and_return_units_of_the_data():
         mixture.mode()
 
 
+@pytest.mark.parametrize(
+    ("base", "known"),
+    [
+        (tfd.Exponential(np.ones(2)), 0.0),
+        (tfd.Gamma(np.ones(2), np.ones(2)), 0.0),
+        (tfd.Gamma(np.full(2, 3.0), np.ones(2)), 2.0),
+        (tfd.Beta(np.full(2, 1.0), np.full(2, 3.0)), 0.0),
+        (tfd.Kumaraswamy(np.full(2, 2.0), np.full(2, 2.0)), (1 / 3) ** 0.5),
+    ],
+)
+def test_behind_affine_maps_it_is_found_where_that_of_the_base_is_no_event(base, known):
+    shift = tfb.Chain([tfb.Shift(np.array(1.0)), tfb.Scale(np.array(2.0))])
+    flow = Flow(tfd.Independent(base, 1), shift)
+    np.testing.assert_allclose(flow.mode(), np.full(2, 1 + 2 * known), atol=2e-3)
+    assert np.isfinite(flow.log_prob(flow.mode()))
+
+
 def test_what_has_no_mode_is_refused():
+    for endless in (tfd.Gamma, tfd.Beta):
+        flow = Flow(
+            tfd.Independent(endless(np.full(2, 0.5), np.ones(2)), 1), tfb.Shift(np.array(0.5))
+        )
+        with pytest.raises(ValueError, match="`mode` must have a densest event"):
+            flow.mode()
     endless = tfd.Independent(tfd.Gamma(np.full(2, 0.5), np.ones(2)), 1)
     with pytest.raises(ValueError, match="`mode` must have a densest event"):
         Flow(endless, tfb.Chain([curved(2), tfb.Scale(np.array(2.0))])).mode()

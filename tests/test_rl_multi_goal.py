@@ -11,9 +11,26 @@ from tfp_flows import rl
 
 def test_it_is_an_environment_as_gymnasium_wants_them():
     check_env(rl.multi_goal(spread=0.1, render_mode="rgb_array"))
-    for options in ({"spread": -0.1}, {"action_cost": np.nan}, {"render_mode": "human"}):
+    for options in (
+        {"spread": -0.1},
+        {"spread": None},
+        {"spread": "1"},
+        {"action_cost": np.nan},
+        {"render_mode": "human"},
+    ):
         with pytest.raises(ValueError, match=f"`{next(iter(options))}` must"):
             rl.multi_goal(**options)
+    with pytest.raises(ValueError, match="`render` needs an episode"):
+        rl.multi_goal(render_mode="rgb_array").render()
+    with pytest.raises(ValueError, match="`places` must have shape"):
+        rl.goal_of([])
+
+
+def test_wide_starts_are_in_the_plane():
+    env = rl.multi_goal(spread=5.0)
+    starts = [env.reset(seed=seed)[0] for seed in range(30)]
+    assert all(env.observation_space.contains(start) for start in starts)
+    assert np.abs(starts).max() == 7.0
 
 
 @pytest.mark.parametrize("goal", range(4))

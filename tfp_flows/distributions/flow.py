@@ -23,7 +23,7 @@ from tfp_flows.distributions.edges import (
     without_density,
     without_infinite,
 )
-from tfp_flows.distributions.given_columns import JointDensity
+from tfp_flows.distributions.joint_density import JointDensity
 from tfp_flows.distributions.moments import Moments
 from tfp_flows.distributions.temperature import with_temperature
 from tfp_flows.distributions.velocity import path

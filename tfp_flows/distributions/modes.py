@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-__all__ = ["find_mode"]
+__all__ = ["ValueAndSlope", "climb", "find_mode"]
 
 _ITERATIONS = 200
 _ROUNDS = 10
@@ -63,7 +63,7 @@ def find_mode(flow: Any, starts: int, seed: int) -> tf.Tensor:
     rng = np.random.default_rng(seed)
     rows = u.astype("float64").reshape(-1, u.shape[-1])
     for _ in range(_ROUNDS):
-        rows, log_prob = _climb(climbed, rows, _FLAT[dtype.name])
+        rows, log_prob = climb(climbed, rows, _FLAT[dtype.name])
         best, highest = _densest(rows, log_prob, batch)
         if not np.isfinite(highest).all():
             raise ValueError("`mode` needs a finite density where it starts. Received: none")
@@ -82,7 +82,7 @@ def find_mode(flow: Any, starts: int, seed: int) -> tf.Tensor:
     )
 
 
-def _climb(climbed: ValueAndSlope, u: Array, flat: float) -> tuple[Array, Array]:
+def climb(climbed: ValueAndSlope, u: Array, flat: float) -> tuple[Array, Array]:
     """Local maxima above every row `(n, D)`, by the method of BFGS, with halved steps."""
     n, size = u.shape
     log_prob, slope = climbed(u)

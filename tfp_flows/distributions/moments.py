@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -63,7 +64,9 @@ class Moments(TransformedDistributionBase):
         seed = check_seed(seed) or 0
         if all(map(is_affine, flatten_chain(flow.bijector))):
             with contextlib.suppress(NotImplementedError):  # By mixtures, which are climbed.
-                return super(Moments, flow).mode(name=name)
+                found = super(Moments, flow).mode(name=name)
+                if np.isfinite(found).all() and np.isfinite(flow.log_prob(found)).all():
+                    return found
         if flow.event_shape.rank != 1 or not is_injective(flow.bijector):
             raise NotImplementedError(
                 "`mode` needs vectors as events, and injective bijectors. "

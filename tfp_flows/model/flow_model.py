@@ -15,7 +15,7 @@ from tfp_flows import serialization
 from tfp_flows.distributions import reversible
 from tfp_flows.distributions.conditional import context_shape_of
 from tfp_flows.distributions.flow import Flow
-from tfp_flows.distributions.given_columns import JointDensity
+from tfp_flows.distributions.joint_density import JointDensity
 from tfp_flows.model import configs, export, flow_matching, variables
 from tfp_flows.model.adaptable import AdaptableModel
 from tfp_flows.model.arguments import check_distribution

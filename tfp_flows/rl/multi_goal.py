@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import numbers
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,8 @@ def multi_goal(
     goes one way or staggers; one that is a softmax of its values goes all four.
 
     Args:
-      spread: standard deviation of the start around the origin. At 0 all episodes start alike, and
+      spread: standard deviation of the start around the origin, within the
+        plane. At 0 all episodes start alike, and
         no policy can tell by the place which way to take.
       action_cost: of a move of length 1.
       render_mode: "rgb_array" for pictures.
@@ -43,7 +46,7 @@ def multi_goal(
       an environment of gymnasium's. The function itself is what agents take.
 
     Raises:
-      ValueError: a number is negative, or `render_mode` is another.
+      ValueError: a number is negative or no number, or `render_mode` is another.
       ImportError: gymnasium is not installed.
 
     Source: Tuomas Haarnoja et al., "Reinforcement Learning with Deep Energy-Based Policies" (2017),
@@ -56,8 +59,8 @@ def multi_goal(
       >>> rl.goal_of(ends)     # (5,)
     """
     for name, value in (("spread", spread), ("action_cost", action_cost)):
-        if not (np.isfinite(value) and value >= 0):
-            raise ValueError(f"`{name}` must not be negative. Received: {name}={value!r}")
+        if not (isinstance(value, numbers.Real) and math.isfinite(value) and value >= 0):
+            raise ValueError(f"`{name}` must be a number from 0 on. Received: {name}={value!r}")
     if render_mode not in (None, "rgb_array"):
         raise ValueError(
             f"`render_mode` must be 'rgb_array' or None. Received: render_mode={render_mode!r}"
@@ -68,10 +71,19 @@ def multi_goal(
 def goal_of(places: Any) -> np.ndarray:
     """Which goal each of some places is within 1 of, by its row in `GOALS`; -1 for none.
 
+    Args:
+      places: `(..., 2)`.
+
+    Raises:
+      ValueError: they have another shape.
+
     Example:
       >>> rl.goal_of([[4.5, 0.1], [0.0, 0.0]])     # [0, -1]
     """
-    distances = np.linalg.norm(np.asarray(places)[..., np.newaxis, :] - GOALS, axis=-1)
+    places = np.asarray(places, "float64")
+    if places.shape[-1:] != (2,):
+        raise ValueError(f"`places` must have shape (..., 2). Received: shape={places.shape}")
+    distances = np.linalg.norm(places[..., np.newaxis, :] - GOALS, axis=-1)
     return np.where(distances.min(-1) < _RADIUS, distances.argmin(-1), -1)
 
 
@@ -88,10 +100,12 @@ def _environment() -> Any:
 
         def __init__(self, spread: float, action_cost: float, render_mode: str | None):
             self.spread, self.action_cost, self.render_mode = spread, action_cost, render_mode
+            self.place: np.ndarray | None = None
 
         def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
             super().reset(seed=seed)
-            self.place, self.count = self.spread * self.np_random.normal(size=2), 0
+            start = self.spread * self.np_random.normal(size=2)
+            self.place, self.count = np.clip(start, -_EDGE, _EDGE), 0
             return self.place.astype(np.float32), {}
 
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -105,6 +119,8 @@ def _environment() -> Any:
 
         def render(self) -> np.ndarray:
             """The plane from above, north at the top."""
+            if self.place is None:
+                raise ValueError("`render` needs an episode. Received: none, call `reset` first")
             across = np.linspace(-_EDGE, _EDGE, 141)
             plane = np.stack(np.meshgrid(across, -across), -1)
             picture = np.full((141, 141, 3), 255, np.uint8)
