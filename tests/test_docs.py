@@ -69,10 +69,12 @@ def public_objects() -> dict[str, object]:
                 continue
             found[f"{obj.__module__}.{name}"] = obj
             if inspect.isclass(obj):
-                for method, value in vars(obj).items():
+                for method in dir(obj):  # With those of bases that are not public.
+                    value = inspect.getattr_static(obj, method)
                     private = method.startswith("_") or method in KERAS_METHODS
-                    if inspect.isfunction(value) and not private:
-                        found[f"{obj.__module__}.{name}.{method}"] = value
+                    ours = inspect.isfunction(value) and value.__module__.startswith("tfp_flows.")
+                    if ours and not private:
+                        found[f"{value.__module__}.{value.__qualname__}"] = value
     return found
 
 

@@ -89,7 +89,7 @@ class JointDensity:
         Example:
           >>> flow = flows.neural_spline(3, layers=2)
           >>> given = flow.conditional([0, 2], [1.5, 0.0])
-          >>> given.mean(), given.stddev()     # (1,) and (1,)
+          >>> given.sample(10, seed=0)     # (10, 1)
         """
         return _given_columns(self, columns, values, context=context, points=points, seed=seed)
 

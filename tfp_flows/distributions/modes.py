@@ -73,12 +73,15 @@ def find_mode(flow: Any, starts: int, seed: int) -> tf.Tensor:
         probe, found = _densest(around, climbed(around)[0], batch)
         gain = np.max(found - highest)
         if gain <= _GAIN:
-            return events(tf.constant(best.reshape(1, *u.shape[1:]), dtype))[0][0]
+            event = events(tf.constant(best.reshape(1, *u.shape[1:]), dtype))[0][0]
+            if np.isfinite(flow.log_prob(event)).all():
+                return event
+            break  # It is at an edge, by rounding, where the density is infinite.
         rows = np.concatenate([best, probe])
     raise ValueError(
-        f"`mode` must have a densest event: after {_ROUNDS} rounds of ascent there is one nearby "
-        f"that is denser by {gain:.2g} nats. The density may grow without end; or try more "
-        f"`starts`. Received: starts={starts}"
+        "`mode` must have a densest event: the ascent comes to no end, or to an edge without a "
+        "finite density. The density may grow without end; or try more `starts`. "
+        f"Received: starts={starts}"
     )
 
 
