@@ -119,14 +119,13 @@ class FlowCritic:
             raise ValueError(f"`discount` must be in [0, 1). Received: discount={discount!r}")
         if not 0 < target_rate <= 1:
             raise ValueError(
-                f"`target_rate` must be in (0, 1]. Received: target_rate={target_rate!r}"
+                f"`target_rate` must be in (0, 1]. Received: target_rate={target_rate}"
             )
         if loss not in ("quantile", "likelihood"):
             raise ValueError(f"`loss` must be 'quantile' or 'likelihood'. Received: loss={loss!r}")
         if options and (isinstance(flow, FlowModel) or flow == "gaussian"):
             raise TypeError(
-                f"`flow` must be the name of a family, to have options. Received: flow={flow!r}, "
-                f"{options}"
+                f"`flow` must be the name of a family, to have {options}. Received: flow={flow!r}"
             )
         self.loss, self.draws = loss, positive_int(draws, "draws")
         self.discount, self.target_rate = discount, target_rate
@@ -151,7 +150,7 @@ class FlowCritic:
             for model in (self.model, self._target):
                 model.set_weights(flow.get_weights())
         self.dtype = self.model.event_dtype
-        self._levels = tf.constant((np.arange(draws) + 0.5) / draws, self.dtype)
+        self._levels = tf.constant((np.arange(draws)[:, np.newaxis] + 0.5) / draws, self.dtype)
         if loss == "quantile":
             try:
                 _quantiles(self.model, np.zeros([1, context_size], self.dtype), self._levels)
@@ -271,8 +270,8 @@ class FlowCritic:
             actions = tf.cast(policy.sample(context=following, seed=seeds[0]), self.dtype)
         context = tf.concat([following, actions], -1)
         after = self._returns(tf.concat([following, actions], -1), seeds[1])
-        wanted = batch["rewards"] + self.discount * (1 - batch["terminated"]) * after
-        wanted = tf.stop_gradient(wanted)
+        after *= self.discount * (1 - batch["terminated"])
+        wanted = tf.stop_gradient(batch["rewards"] + after)
         context = tf.concat([batch["observations"], batch["actions"]], -1)
         # In the unit of returns, which clipping of the gradient must not depend on.
         unit = self.model.event_standardizer.scale[0] if self.loss == "quantile" else 1.0
@@ -295,7 +294,7 @@ class FlowCritic:
         if self.loss == "likelihood":
             return -tf.reduce_mean(self.model.log_prob(wanted[..., tf.newaxis], context))
         jitter = tf.random.stateless_uniform(tf.shape(wanted), seed, dtype=self.dtype) - 0.5
-        levels = self._levels[:, np.newaxis] + jitter / self.draws
+        levels = self._levels + jitter / self.draws
         # Far out, one value of a row would move a base's tail, and with it everything.
         levels = tf.clip_by_value(levels, _OUTERMOST, 1 - _OUTERMOST)
         excess = wanted - _quantiles(self.model, context, levels)[:, tf.newaxis]
@@ -326,7 +325,7 @@ class FlowCritic:
         if p.ndim != 1 or not ((p > 0) & (p < 1)).all():
             raise ValueError(f"`levels` must be numbers in (0, 1). Received: levels={levels}")
         context = self._context(observations, actions)
-        return tf.transpose(_quantiles(self.model, context, tf.constant(p)))
+        return tf.transpose(_quantiles(self.model, context, p[:, np.newaxis]))
 
     def mean(self, observations: Any, actions: Any) -> tf.Tensor:
         """The expected return `Q(s, a)`, `(rows,)`, as a mean of 256 quantiles."""
@@ -347,8 +346,7 @@ class FlowCritic:
 
 
 def _quantiles(model: FlowModel, context: Any, levels: Any) -> tf.Tensor:
-    """Those of returns, in units of rewards, `(n, rows)`, at levels `(n,)` or `(n, rows)`."""
+    """Those of returns, in units of rewards, `(n, rows)`, at levels `(n, 1)` or `(n, rows)`."""
     flow = model.distribution.given(model.standardize_context(context))
-    p = levels if levels.shape.rank == 2 else levels[:, tf.newaxis]
-    p = tf.broadcast_to(p, [levels.shape[0], tf.shape(context)[0]])
+    p = tf.broadcast_to(levels, [levels.shape[0], tf.shape(context)[0]])
     return model.event_standardizer.inverse(flow.quantile(p))[..., 0]
