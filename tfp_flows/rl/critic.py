@@ -50,10 +50,8 @@ class FlowCritic:
 
     Data may come from any policy, from a memory that grows or a fixed data set: what is learned is
     the return of the policy that gives `a'`. The density is exact, so quantiles, means and risk
-    measures are, too, of what was learned.
-
-    Returns that are certain have no density. The flow then is as narrow as its family allows:
-    quantiles and means are right, and log-densities say nothing.
+    measures are, too, of what was learned. Returns that are certain have none: the flow is as
+    narrow as its family allows, and its log-densities say nothing.
 
     Shapes: observations `(n, observation_size)`, actions `(n, action_size)`; returns are in units
     of rewards.
