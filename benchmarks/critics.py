@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from tfp_flows import rl
 from tfp_flows.networks import MLP
+from tfp_flows.ops.seeds import derived_seed
 from tfp_flows.rl.networks import adam, descend, follow
 
 DISCOUNT = 0.9
@@ -49,7 +50,7 @@ def compare(world: Step, updates: int, seed: int) -> None:
     s, a = EDGES[world] * rng.uniform(-1, 1, (50, size)), rng.uniform(-1, 1, (50, size))
     true = np.sort(returns_of(world, s, a, rng), -1)
     critics = {
-        "FlowCritic": rl.FlowCritic(size, size, discount=DISCOUNT, layers=1, draws=16, seed=seed),
+        "FlowCritic": rl.FlowCritic(size, size, discount=DISCOUNT, layers=1, seed=seed),
         "quantile regression": QuantileRegression(size, seed),
     }
     for name, critic in critics.items():
@@ -117,7 +118,10 @@ class QuantileRegression:
     def __init__(self, size: int, seed: int):
         def made() -> keras.Sequential:
             layers = [keras.layers.Input((2 * size,)), MLP((84, 84), seed=seed)]
-            return keras.Sequential([*layers, keras.layers.Dense(QUANTILES)])
+            last = keras.initializers.GlorotUniform(derived_seed(seed, 2))
+            return keras.Sequential(
+                [*layers, keras.layers.Dense(QUANTILES, kernel_initializer=last)]
+            )
 
         self.model, self._target = made(), made()
         self._target.set_weights(self.model.get_weights())

@@ -1,5 +1,6 @@
 """Context of a Flow: it reaches any depth, makes batches, and is checked."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -119,3 +120,24 @@ def test_a_missing_context_gives_no_density(mode):
         log_prob = tf.function(flow.log_prob, jit_compile=mode == "xla")
     found = log_prob(normal(4, EVENT), context)
     np.testing.assert_array_equal(np.isnan(found), [False, True, False, False])
+
+
+def test_events_that_share_a_context_share_a_network_call_where_nothing_is_kept():
+    seen = []
+
+    class Watched(keras.layers.Dense):
+        def call(self, inputs):
+            seen.append(tuple(inputs.shape))
+            return super().call(inputs)
+
+    affine = bijectors.transformers.Affine()
+    layer = bijectors.Coupling(1, affine, Watched(8, "tanh"), context_size=CONTEXT)
+    flow = randomize(Flow(tfd.MultivariateNormalDiag([0.0]), layer))
+    context, x = normal(3, 1, CONTEXT), normal(5, 3, 2, 1, seed=1)
+    seen.clear()
+    found = flow.log_prob(x, context=context)
+    assert seen == [(3, CONTEXT)]
+    for i in range(3):
+        alone = np.broadcast_to(context[i, 0], (5, 2, CONTEXT))
+        np.testing.assert_allclose(found[:, i], flow.log_prob(x[:, i], context=alone), atol=1e-6)
+    assert flow.sample(4, context=context).shape == (4, 3, 1, 1)

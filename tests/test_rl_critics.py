@@ -2,8 +2,12 @@
 
 import numpy as np
 import pytest
+from tensorflow_probability import bijectors as tfb
 
 from tfp_flows import FlowModel, flows, rl
+from tfp_flows.bijectors import Coupling
+from tfp_flows.bijectors.transformers import Affine
+from tfp_flows.distributions import Flow, bases
 
 N = 2000
 
@@ -26,11 +30,13 @@ def small_critic(flow="neural_spline", **options):
     return rl.FlowCritic(1, 1, flow, **{"layers": 1, "hidden_units": (32,), "seed": 0, **options})
 
 
-@pytest.fixture(scope="module")
-def critic():
-    critic = small_critic(learning_rate=3e-3)
-    losses = critic.fit(steps(), steps=400)
-    assert losses[-50:].mean() < losses[:10].mean() - 0.3
+# With what is lost by the exponential distribution itself: E|X - X'| / 2, and its entropy.
+@pytest.fixture(scope="module", params=[("quantile", 0.5), ("likelihood", 1.0)])
+def critic(request):
+    loss, least = request.param
+    critic = small_critic(loss=loss, learning_rate=3e-3)
+    losses = critic.fit(steps(), steps=1000)
+    assert least - 0.03 < losses[-50:].mean() < 1.1 * least < losses[:5].mean()
     return critic
 
 
@@ -60,7 +66,8 @@ def test_draws_quantiles_and_densities_are_of_one_distribution(critic):
     assert abs(density.sum() * (grid[1] - grid[0]) - 1) < 1e-2
 
 
-def test_returns_follow_the_policy_that_gives_the_next_action_until_the_end():
+@pytest.mark.parametrize("loss", ["quantile", "likelihood"])
+def test_returns_follow_the_policy_that_gives_the_next_action_until_the_end(loss):
     """The next action is the next reward; and all ends, or is worth half as much again."""
     rng = np.random.default_rng(0)
     data = {name: rng.uniform(-1, 1, (N, 1)) for name in ("observations", "actions")}
@@ -72,12 +79,87 @@ def test_returns_follow_the_policy_that_gives_the_next_action_until_the_end():
     bias = policy.unsquashed.bijector.bijectors[0].conditioner.layer.head.bias
     bias.assign([-4.0, 0.55])  # Of deviation exp(-4) about, near tanh 0.55 = 0.5.
     for name, given in [("function", lambda o: 0.5 + 0 * o), ("policy", policy)]:
-        critic = small_critic("gaussian", discount=0.5, target_rate=0.1, learning_rate=1e-2)
+        options = {"loss": loss, "target_rate": 0.1, "learning_rate": 1e-2}
+        critic = small_critic("gaussian", discount=0.5, **options)
         critic.fit(data, given, steps=400)
         found[name] = critic.mean([[0.5], [-0.5]], [[0.2], [0.2]]).numpy()
     expected = [0.2 + 0.5 * (0.5 / (1 - 0.5)), 0.2]
     np.testing.assert_allclose(found["function"], expected, atol=0.15)
     np.testing.assert_allclose(found["policy"], expected, atol=0.15)
+
+
+def constant_steps(rewards, **others):
+    """Steps at one observation, of which nothing but the reward differs."""
+    n = len(rewards)
+    place = np.zeros((n, 1))
+    names = ("observations", "actions", "next_observations", "next_actions")
+    data = dict.fromkeys(names, place) | {"rewards": rewards, "terminated": np.zeros(n)}
+    return data | others
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_loss_is_that_of_all_pairs_of_quantiles_in_units_of_rewards(dtype):
+    """Both networks are random, and the next action is another."""
+    data = constant_steps(np.full(64, 30.0), next_actions=np.full((64, 1), 2.0))
+    critic = small_critic(discount=0.7, draws=5, dtype=dtype)
+    for seed, model in enumerate((critic.model, critic._target)):
+        rng = np.random.default_rng(seed)
+        model.set_weights([w + rng.normal(size=w.shape) / 4 for w in model.get_weights()])
+    assert critic.model.weights[0].dtype == dtype
+    critic._take_units(critic._checked(data, None))
+    levels = (np.arange(1000) + 0.5) / 1000
+    found = critic.quantile([[0.0]], [[0.0]], levels)[0].numpy()
+    own, critic.model = critic.model, critic._target
+    wanted = 30 + 0.7 * critic.quantile([[0.0]], [[2.0]], (np.arange(5) + 0.5) / 5)[0].numpy()
+    critic.model = own
+    pairs = [
+        2 * (u * max(y - q, 0) + (1 - u) * max(q - y, 0))
+        for u, q in zip(levels, found, strict=True)
+        for y in wanted
+    ]
+    found = critic.fit(data, steps=1, batch_size=4096)[0]  # As many draws of the same levels.
+    np.testing.assert_allclose(found, np.mean(pairs), rtol=3e-3)
+
+
+def test_the_sum_of_coins_by_halves_is_uniform():
+    """`Σ ±1 / 2ᵗ` of fair coins is uniform in [-2, 2], though no reward is between its ends."""
+    coins = np.random.default_rng(0).choice([-1.0, 1.0], size=N)
+    critic = small_critic(discount=0.5, target_rate=0.1, learning_rate=1e-2)
+    critic.fit(constant_steps(coins - coins.mean()), steps=400)
+    levels = np.array([0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95])
+    found = critic.quantile([[0.0]], [[0.0]], levels)[0]
+    np.testing.assert_allclose(found, 4 * levels - 2, atol=0.1)
+
+
+def test_quantiles_of_returns_that_are_one_of_two_numbers():
+    """No density, and a skew: -5 of every fifth, and 1."""
+    rewards = np.where(np.arange(N) % 5 == 0, -5.0, 1.0)
+    options = {"spline": "linear", "bins": 16, "bound": 3.0}
+    critic = small_critic(learning_rate=1e-2, **options)
+    critic.fit(constant_steps(rewards, terminated=np.ones(N)), steps=1000)
+    found = critic.quantile([[0.0]], [[0.0]], [0.05, 0.1, 0.3, 0.5, 0.7, 0.9])[0]
+    np.testing.assert_allclose(found, [-5, -5, 1, 1, 1, 1], atol=0.25)
+
+
+def test_quantiles_rise_in_a_flow_that_falls():
+    base = bases.normal(1, trainable=False)
+    given = Coupling(1, Affine(), (8,), context_size=2, seed=0)
+    falling = FlowModel(Flow(base, tfb.Chain([tfb.Scale(-1.0), given])))
+    critic = rl.FlowCritic(1, 1, falling, learning_rate=1e-2, seed=0)
+    rewards = np.random.default_rng(0).normal(1.0, 2.0, size=N)
+    critic.fit(constant_steps(rewards, terminated=np.ones(N)), steps=400)
+    found = critic.quantile([[0.0]], [[0.0]], [0.1587, 0.5, 0.8413])[0]
+    np.testing.assert_allclose(found, [-1, 1, 3], atol=0.25)
+
+
+def test_a_flow_without_quantiles_learns_by_likelihood():
+    base = bases.mixture(1, components=3)
+    model = FlowModel(Flow(base, Coupling(1, Affine(), (8,), context_size=2, seed=0)))
+    with pytest.raises(ValueError, match="`flow` must have quantiles, for loss='quantile'"):
+        rl.FlowCritic(1, 1, model)
+    critic = rl.FlowCritic(1, 1, model, loss="likelihood", learning_rate=1e-2, seed=0)
+    losses = critic.fit(steps(), steps=50)
+    assert losses[-10:].mean() < losses[:10].mean() - 0.1
 
 
 def test_a_critic_is_saved_with_its_units(critic, tmp_path):
@@ -111,3 +193,7 @@ def test_wrong_arguments_are_named(critic):
         rl.FlowCritic(1, 1, FlowModel(flows.real_nvp(2, layers=1, context_size=2)))
     with pytest.raises(ValueError, match="`flow` must be 'gaussian'"):
         rl.FlowCritic(1, 1, "no_flow")
+    with pytest.raises(ValueError, match="`loss` must be 'quantile' or 'likelihood'"):
+        rl.FlowCritic(1, 1, loss="cramer")
+    with pytest.raises(TypeError, match="`flow` must be the name of a family"):
+        rl.FlowCritic(1, 1, "gaussian", bins=4)

@@ -215,6 +215,8 @@ class Coupling(Bijector):
 
     def _parameters_of(self, rows: tf.Tensor, x: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
         """The transformer's parameters, `(transformed, parameter_count, columns of rows)`."""
+        if context is not None and not (self.grid or self.mask.any()):
+            return self._parameters_of_context(x, context)
         if context is not None:
             ndims = 1 + len(self.grid)
             context = match_batch(context, x, ndims=self._context_ndims, other_ndims=ndims)
@@ -226,6 +228,13 @@ class Coupling(Bijector):
             grid = ps.shape(x)[-1 - len(self.grid) : -1]
             kept = tf.reshape(kept, ps.concat([[-1], grid, kept.shape[-1:]], 0))
         return self.conditioner(kept, context, transposed=True)
+
+    def _parameters_of_context(self, x: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
+        """The same where nothing is kept: events that share a context share a network call."""
+        nothing = tf.zeros(ps.concat([ps.shape(context)[:-1], [0]], 0), x.dtype)
+        parameters = self.conditioner(nothing, context)  # Behind the batch, to be broadcast.
+        parameters = match_batch(parameters, x, ndims=2)
+        return tf.transpose(one_batch_axis(parameters, 2), [1, 2, 0])
 
     def _parameters_of_positions(self, x: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
         """The same where the mask tells positions apart: some are computed in vain."""

@@ -25,6 +25,7 @@ __all__ = ["FlowCritic"]
 
 _MAX_GRADIENT = 10.0
 _NODES = 256  # Quantiles of a mean.
+_OUTERMOST = 1e-3  # Level of a quantile that is learned.
 _NEEDED = ("observations", "actions", "rewards", "next_observations", "terminated")
 
 Batch = dict[str, tf.Tensor]
@@ -34,16 +35,23 @@ class FlowCritic:
     """The distribution of the discounted return `G = Σ γᵗ rₜ` as a conditional flow of one column.
 
     Learned by the distributional Bellman equation `G(s, a) = r + γ G(s', a')`, `a' ~ π(s')`: with a
-    copy Ḡ of the critic that follows it, an update of a batch draws
+    copy Ḡ of the critic that follows it, `n` draws, and q(u) and q̄(u) the quantiles of both at
+    probability u, an update of a batch goes down, in one `tf.function`,
 
-    targets: `y = r + γ g`, `g ~ Ḡ(s', a')`, with `y = r` where the episode terminated
+    "quantile": `2/n² Σᵢⱼ ρᵢ(yⱼ - q(uᵢ | s, a))`, `ρᵢ(e) = e (uᵢ - [e < 0])`,
+      `yⱼ = r + γ q̄((j - 1/2) / n | s', a')`, `uᵢ` uniform between `(i - 1) / n` and `i / n`
+    "likelihood": `-1/n Σⱼ log p(yⱼ | s, a)`, `yⱼ = r + γ gⱼ`, `gⱼ ~ Ḡ(s', a')`
 
-    and goes up `log p(y | s, a)`, in one `tf.function`. Data may come from any policy, from a
-    memory that grows or a fixed data set: what is learned is the return of the policy that gives
-    `a'`. The density is exact, so quantiles, means and risk measures are, too, of what was learned.
+    with `y = r` where the episode terminated. The first has as its mean the continuous ranked
+    probability score of the targets, whose excess over its minimum is the squared Cramér distance:
+    a contraction under the Bellman equation, with a meaning for returns that are partly certain,
+    and targets without the noise of draws. Quantiles of a flow never cross. The second is for flows
+    without quantiles, and where log-densities are what is asked for.
 
-    Returns that are certain have no density. The flow then is as narrow as its family allows:
-    quantiles and means are right, and log-densities say nothing.
+    Data may come from any policy, from a memory that grows or a fixed data set: what is learned is
+    the return of the policy that gives `a'`. The density is exact, so quantiles, means and risk
+    measures are, too, of what was learned. Returns that are certain have none: the flow is as
+    narrow as its family allows, and its log-densities say nothing.
 
     Shapes: observations `(n, observation_size)`, actions `(n, action_size)`; returns are in units
     of rewards.
@@ -58,15 +66,22 @@ class FlowCritic:
       hidden_units: widths of each network's hidden layers, of a flow given by its name.
       learning_rate: Adam's.
       target_rate: how far the copy moves towards the critic in an update.
-      draws: targets of each row of a batch.
+      loss: "quantile" or "likelihood".
+      draws: targets of each row of a batch, and levels of its quantiles.
       dtype: "float32" or "float64".
       seed: integer for reproducible weights and training, or None.
+      **options: of the family, as in `flows.get`, of a flow given by its name, as `bins`.
 
     Raises:
-      ValueError: a number is out of its range, or the flow is not one of one column.
+      ValueError: a number is out of its range, the flow is not one of one column, the loss is
+        unknown, or is "quantile" and the flow has none, as one over a mixture.
+      TypeError: there are options, and the flow is no family that takes them.
 
     Source: Marc Bellemare, Will Dabney and Rémi Munos, "A Distributional Perspective on
-    Reinforcement Learning" (2017), whose categories a flow takes the place of here.
+    Reinforcement Learning" (2017), whose categories a flow takes the place of here. The loss of
+    quantiles: Will Dabney et al., "Distributional Reinforcement Learning with Quantile Regression"
+    (2018), of a network's quantiles; Mark Rowland et al., "An Analysis of Categorical
+    Distributional Reinforcement Learning" (2018), for the contraction.
 
     Example:
       >>> rng = np.random.default_rng(0)
@@ -90,9 +105,11 @@ class FlowCritic:
         hidden_units: Sequence[int] = (64, 64),
         learning_rate: float = 1e-3,
         target_rate: float = 0.01,
-        draws: int = 4,
+        loss: str = "quantile",
+        draws: int = 16,
         dtype: str = "float32",
         seed: int | None = None,
+        **options: Any,
     ):
         context_size = positive_int(observation_size, "observation_size")
         context_size += positive_int(action_size, "action_size")
@@ -100,18 +117,24 @@ class FlowCritic:
             raise ValueError(f"`discount` must be in [0, 1). Received: discount={discount!r}")
         if not 0 < target_rate <= 1:
             raise ValueError(
-                f"`target_rate` must be in (0, 1]. Received: target_rate={target_rate!r}"
+                f"`target_rate` must be in (0, 1]. Received: target_rate={target_rate}"
             )
-        self.draws = positive_int(draws, "draws")
+        if loss not in ("quantile", "likelihood"):
+            raise ValueError(f"`loss` must be 'quantile' or 'likelihood'. Received: loss={loss!r}")
+        if options and (isinstance(flow, FlowModel) or flow == "gaussian"):
+            raise TypeError(
+                f"`flow` must be the name of a family, to have {options}. Received: flow={flow!r}"
+            )
+        self.loss, self.draws = loss, positive_int(draws, "draws")
         self.discount, self.target_rate = discount, target_rate
         self.observation_size, self.action_size = observation_size, action_size
+
+        common = {"layers": layers, "dtype": dtype, "seed": seed}
 
         def made() -> FlowModel:
             if isinstance(flow, FlowModel):
                 return FlowModel.from_config(flow.get_config())
-            base, parts = conditional_flow(
-                flow, 1, context_size, hidden_units, layers=layers, dtype=dtype, seed=seed
-            )
+            base, parts = conditional_flow(flow, 1, context_size, hidden_units, **common, **options)
             return FlowModel(Flow(base, tfb.Chain(parts)), name="critic")
 
         self.model, self._target = made(), made()
@@ -125,6 +148,15 @@ class FlowCritic:
             for model in (self.model, self._target):
                 model.set_weights(flow.get_weights())
         self.dtype = self.model.event_dtype
+        self._levels = tf.constant((np.arange(draws)[:, np.newaxis] + 0.5) / draws, self.dtype)
+        if loss == "quantile":
+            try:
+                _quantiles(self.model, np.zeros([1, context_size], self.dtype), self._levels)
+            except NotImplementedError as error:
+                raise ValueError(
+                    "`flow` must have quantiles, for loss='quantile'; others learn by "
+                    f"loss='likelihood'. Received: {self.model.distribution!r}"
+                ) from error
         self._weights = self.model.trainable_variables
         self._optimizer = adam(learning_rate, self._weights)
         self._rng = np.random.default_rng(check_seed(seed))
@@ -160,7 +192,8 @@ class FlowCritic:
           verbose: 1 for a progress bar.
 
         Returns:
-          the loss of each update, the mean of `-log p(y | s, a)` in nats, `(steps,)`.
+          the loss of each update, `(steps,)`, a mean over the batch: in units of rewards, at least
+          0, of quantiles, and in nats, of likelihood.
 
         Raises:
           ValueError: an array is missing, has another shape or values that are not finite.
@@ -227,29 +260,43 @@ class FlowCritic:
         return self._compiled[id(drawn)][1]
 
     def _update(self, batch: Batch, seed: tf.Tensor, policy: FlowPolicy | None) -> tf.Tensor:
-        seeds = tfp.random.split_seed(seed, 2)
+        seeds = tfp.random.split_seed(seed, 3)
         following = batch["next_observations"]
         if policy is None:
             actions = batch["next_actions"]
         else:
             actions = tf.cast(policy.sample(context=following, seed=seeds[0]), self.dtype)
         context = tf.concat([following, actions], -1)
-        # One batch axis, of draws of the same row one after another.
-        repeated = tf.repeat(context, self.draws, 0)
-        after = self._target.sample((), context=repeated, seed=seeds[1])[:, 0]
-        rewards, terminated = (
-            tf.repeat(batch[name], self.draws) for name in ("rewards", "terminated")
-        )
-        wanted = tf.stop_gradient(rewards + self.discount * (1 - terminated) * after)
+        after = self._returns(tf.concat([following, actions], -1), seeds[1])
+        after *= self.discount * (1 - batch["terminated"])
+        wanted = tf.stop_gradient(batch["rewards"] + after)
         context = tf.concat([batch["observations"], batch["actions"]], -1)
-        context = tf.repeat(context, self.draws, 0)
+        # In the unit of returns, which clipping of the gradient must not depend on.
+        unit = self.model.event_standardizer.scale[0] if self.loss == "quantile" else 1.0
 
         def loss() -> tuple[tf.Tensor, None]:
-            return -tf.reduce_mean(self.model.log_prob(wanted[:, tf.newaxis], context)), None
+            return self._loss(wanted, context, seeds[2]) / unit, None
 
         value, _ = descend(self._optimizer, loss, self._weights, clip=_MAX_GRADIENT)
         follow(self._target.trainable_variables, self._weights, self.target_rate)
-        return value
+        return value * unit
+
+    def _returns(self, context: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """What the copy expects, as equally probable values `(draws, rows)`."""
+        if self.loss == "quantile":
+            return _quantiles(self._target, context, self._levels)
+        return self._target.sample(self.draws, context, seed)[..., 0]
+
+    def _loss(self, wanted: tf.Tensor, context: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """The loss, a number, of targets `(draws, rows)`."""
+        if self.loss == "likelihood":
+            return -tf.reduce_mean(self.model.log_prob(wanted[..., tf.newaxis], context))
+        jitter = tf.random.stateless_uniform(tf.shape(wanted), seed, dtype=self.dtype) - 0.5
+        levels = self._levels + jitter / self.draws
+        # Far out, one value of a row would move a base's tail, and with it everything.
+        levels = tf.clip_by_value(levels, _OUTERMOST, 1 - _OUTERMOST)
+        excess = wanted - _quantiles(self.model, context, levels)[:, tf.newaxis]
+        return 2 * tf.reduce_mean(levels[:, tf.newaxis] * excess - tf.minimum(excess, 0.0))
 
     def _context(self, observations: Any, actions: Any) -> tf.Tensor:
         observations, actions = (np.asarray(x, self.dtype) for x in (observations, actions))
@@ -275,10 +322,8 @@ class FlowCritic:
         p = np.asarray(levels, self.dtype)
         if p.ndim != 1 or not ((p > 0) & (p < 1)).all():
             raise ValueError(f"`levels` must be numbers in (0, 1). Received: levels={levels}")
-        context = self.model.standardize_context(self._context(observations, actions))
-        flow = self.model.distribution.given(context)
-        found = flow.quantile(tf.broadcast_to(p[:, np.newaxis], (len(p), context.shape[0])))
-        return tf.transpose(self.model.event_standardizer.inverse(found)[..., 0])
+        context = self._context(observations, actions)
+        return tf.transpose(_quantiles(self.model, context, p[:, np.newaxis]))
 
     def mean(self, observations: Any, actions: Any) -> tf.Tensor:
         """The expected return `Q(s, a)`, `(rows,)`, as a mean of 256 quantiles."""
@@ -296,3 +341,10 @@ class FlowCritic:
             raise ValueError(f"`level` must be in (0, 1]. Received: level={level!r}")
         levels = level * (np.arange(_NODES) + 0.5) / _NODES
         return tf.reduce_mean(self.quantile(observations, actions, levels), -1)
+
+
+def _quantiles(model: FlowModel, context: Any, levels: Any) -> tf.Tensor:
+    """Those of returns, in units of rewards, `(n, rows)`, at levels `(n, 1)` or `(n, rows)`."""
+    flow = model.distribution.given(model.standardize_context(context))
+    p = tf.broadcast_to(levels, [levels.shape[0], tf.shape(context)[0]])
+    return model.event_standardizer.inverse(flow.quantile(p))[..., 0]

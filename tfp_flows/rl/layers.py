@@ -49,7 +49,7 @@ def conditional_flow(
       event_size: number of columns.
       context_size: width of the context.
       hidden_units: widths of each network's hidden layers.
-      **options: of `flows.get`: `layers`, `dtype` and `seed`.
+      **options: of `flows.get`: `layers`, `dtype`, `seed`, and the family's own.
 
     Raises:
       ValueError: no family has this name.
@@ -67,9 +67,7 @@ def conditional_flow(
         event_size,
         context_size=context_size,
         hidden_units=hidden_units,
-        layers=options["layers"],
-        dtype=dtype,
-        seed=derived_seed(seed, 1),
+        **{**options, "seed": derived_seed(seed, 1)},
     )
     if made.needs_raw_data:
         raise ValueError(
