@@ -266,7 +266,6 @@ class FlowCritic:
             actions = batch["next_actions"]
         else:
             actions = tf.cast(policy.sample(context=following, seed=seeds[0]), self.dtype)
-        context = tf.concat([following, actions], -1)
         after = self._returns(tf.concat([following, actions], -1), seeds[1])
         after *= self.discount * (1 - batch["terminated"])
         wanted = tf.stop_gradient(batch["rewards"] + after)
