@@ -317,3 +317,12 @@ def test_densities_that_have_no_volume_are_refused():
     conditional = flows.real_nvp(2, layers=2, hidden_units=(8,), context_size=1)
     with pytest.raises(ValueError, match=r"`context` must be one, of shape \(1,\)"):
         conditional.conditional([0], [1.0], context=np.zeros((2, 1)))
+
+
+def test_in_a_loop_tensorflow_warns_of_no_traces(caplog, monkeypatch):
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+    flow = gaussian(2)[0]
+    for value in range(6):
+        flow.conditional([0], [0.1 * value])
+        Flow(flow, tfb.Exp()).mode(starts=2)
+    assert "retracing" not in caplog.text

@@ -184,8 +184,9 @@ class _Joint:
                 value = log_prob(x)
             return [value, tape.gradient(value, x)]
 
+        # Concrete: of other functions made in a loop TensorFlow warns that they are traced again.
         self._value, self._with_slope = (
-            tf.function(function, input_signature=[event], autograph=False)
+            tf.function(function, autograph=False).get_concrete_function(event)
             for function in (lambda x: [log_prob(x)], with_slope)
         )
 

@@ -42,8 +42,7 @@ def find_mode(flow: Any, starts: int, seed: int) -> tf.Tensor:
     u = free.inverse(base.sample(shape, seed=tf.constant([0, seed % 2**31], tf.int32))).numpy()
     batch, dtype = u.shape[1:-1], u.dtype
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *u.shape[1:]], dtype)])
-    def events(u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def with_slope(u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Events, their log-densities, and the slopes of these."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(u)
@@ -51,6 +50,9 @@ def find_mode(flow: Any, starts: int, seed: int) -> tf.Tensor:
             x = bijector.forward(z)
             log_prob = base.log_prob(z) - bijector.forward_log_det_jacobian(z, event_ndims=1)
         return x, log_prob, tape.gradient(log_prob, u)
+
+    spec = tf.TensorSpec([None, *u.shape[1:]], dtype)
+    events = tf.function(with_slope, autograph=False).get_concrete_function(spec)
 
     def climbed(u: Array) -> tuple[Array, Array]:
         """Log-densities and slopes of `(n * batch, D)`; `-inf` where these are no numbers."""

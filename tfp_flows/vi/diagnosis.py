@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -219,16 +220,22 @@ def _weighted(density: Target, draws: int, seed: int) -> tuple[tf.Tensor, np.nda
     """Draws of the flow, `(n, D)`, and their log-weights, of which each must be a number."""
     seed = check_seed(seed) or 0
 
-    @tf.function
-    def of_some(n: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        z, log_prob = density.flow.sample_and_log_prob(n, seed=seed)
-        return z, density(z) - log_prob
-
     first = stateless_seed(seed)
+
+    @functools.cache
+    def of_some(n: int) -> Any:
+        @tf.function
+        def weighted(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            z, log_prob = density.flow.sample_and_log_prob(n, seed=seed)
+            return z, density(z) - log_prob
+
+        # Concrete: of others made in a loop TensorFlow warns that they are traced again.
+        return weighted.get_concrete_function(first)
+
     parts = []
     for i, start in enumerate(range(0, draws, _ROWS_AT_A_TIME)):
         n = min(_ROWS_AT_A_TIME, draws - start)
-        parts.append(of_some(n, tf.random.fold_in(first, i)))
+        parts.append(of_some(n)(tf.random.fold_in(first, i)))
     z = tf.concat([part[0] for part in parts], 0)
     log_weights = np.concatenate([part[1].numpy() for part in parts]).astype("float64")
     # Where the target has no density, the weight is 0.

@@ -107,7 +107,7 @@ def neutra(
         rows = tf.reshape(u, [-1, u.shape[-1]])
         return density.value(bijector.forward(rows)), stats
 
-    value, stats = run()
+    value, stats = run.get_concrete_function()()  # Without TensorFlow's warning of many traces.
 
     def by_chain(x: tf.Tensor) -> np.ndarray:
         return np.swapaxes(x.numpy().reshape(draws, chains, *x.shape[1:]), 0, 1)

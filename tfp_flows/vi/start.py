@@ -28,16 +28,17 @@ class _Density:
     def __init__(self, target: Callable[[tf.Tensor], tf.Tensor], size: int, dtype: np.dtype):
         spec = tf.TensorSpec([None, size], dtype)
         self._dtype = dtype
-        self._value = tf.function(target, input_signature=[spec])
 
-        @tf.function(input_signature=[spec])
         def both(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             with tf.GradientTape() as tape:
                 tape.watch(z)
                 log_prob = target(z)
             return log_prob, tape.gradient(log_prob, z)
 
-        self._both = both
+        # Concrete: of other functions made in a loop TensorFlow warns that they are traced again.
+        self._value, self._both = (
+            tf.function(function).get_concrete_function(spec) for function in (target, both)
+        )
 
     def log_prob(self, z: Array) -> Array:
         found = self._value(tf.constant(z, self._dtype)).numpy().astype("float64")
