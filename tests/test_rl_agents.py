@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import gymnasium
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -89,6 +90,26 @@ MAKE["SAC"](Mortal).fit(90, checkpoint=sys.argv[1], checkpoint_every=30, **FIT)
     killed.fit(90 - killed.steps, **FIT)
     whole.fit(90, **FIT)
     same_numbers(killed, whole)
+
+
+def test_the_learning_rate_may_fall_and_goes_on_after_a_checkpoint(tmp_path):
+    def made():
+        fall = keras.optimizers.schedules.PolynomialDecay(1e-2, 30, 0.0)
+        return rl.FlowActorCritic(Walk, **OFF, learning_rate=fall)
+
+    agent, other = made(), made()
+    agent.fit(40, **FIT)
+    agent.save(tmp_path / "run.npz")
+    agent.fit(20, **FIT)
+    other.restore(tmp_path / "run.npz")
+    other.fit(20, **FIT)
+    same_numbers(agent, other)
+    before = [np.array(weight) for weight in agent.model.trainable_variables]
+    agent.fit(5, **FIT)  # After 30 updates nothing moves.
+    for weight, kept in zip(agent.model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(weight, kept)
+    moved = zip(agent.model.trainable_variables, made().model.trainable_variables, strict=True)
+    assert any(not np.array_equal(weight, start) for weight, start in moved)
 
 
 def test_a_checkpoint_of_another_agent_or_no_checkpoint_is_an_error(agent, tmp_path):
@@ -253,7 +274,12 @@ def test_wrong_arguments_are_named(agent):
         rl.SAC(Walk, policy)
     with pytest.raises(TypeError, match="`policy` must be a name or a FlowPolicy"):
         rl.PPO(Walk, policy=3)
-    for name, value in [("discount", 1.0), ("learning_rate", 0.0), ("target_rate", 0.0)]:
+    for name, value in [
+        ("discount", 1.0),
+        ("learning_rate", 0.0),
+        ("learning_rate", "1"),
+        ("target_rate", 0.0),
+    ]:
         with pytest.raises(ValueError, match=f"`{name}` must be"):
             rl.FlowActorCritic(Walk, **{**OFF, name: value})
     with pytest.raises(ValueError, match="`steps` must be a positive integer"):

@@ -16,7 +16,7 @@ from tfp_flows.distributions import Flow
 from tfp_flows.ops.seeds import derived_seed
 from tfp_flows.rl.environment import Environments, maker_of
 from tfp_flows.rl.layers import location_scale
-from tfp_flows.rl.networks import adam, descend, follow, network
+from tfp_flows.rl.networks import Rate, adam, descend, follow, network
 from tfp_flows.rl.off_policy import Batch, OffPolicy
 from tfp_flows.rl.policy import FlowPolicy
 
@@ -55,7 +55,7 @@ class FlowActorCritic(OffPolicy):
       layers: how many additive couplings.
       hidden_units: widths of all networks' hidden layers.
       temperature: α, in units of rewards a nat. It stays; the larger, the wider the policy.
-      learning_rate: Adam's.
+      learning_rate: Adam's, a number, or a schedule of Keras' over updates.
       discount: γ.
       target_rate: how far copies move in an update.
       batch_size: rows of an update.
@@ -90,7 +90,7 @@ class FlowActorCritic(OffPolicy):
         layers: int = 2,
         hidden_units: Sequence[int] = (64, 64),
         temperature: float = 0.2,
-        learning_rate: float = 1e-3,
+        learning_rate: Rate = 1e-3,
         discount: float = 0.99,
         target_rate: float = 0.005,
         batch_size: int = 256,

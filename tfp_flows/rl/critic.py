@@ -18,7 +18,7 @@ from tfp_flows.model import FlowModel
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.seeds import check_seed
 from tfp_flows.rl.layers import conditional_flow
-from tfp_flows.rl.networks import adam, descend, follow
+from tfp_flows.rl.networks import Rate, adam, descend, follow
 from tfp_flows.rl.policy import FlowPolicy
 
 __all__ = ["FlowCritic"]
@@ -64,7 +64,7 @@ class FlowCritic:
       discount: γ in `[0, 1)`.
       layers: how many bijectors are stacked, of a flow given by its name.
       hidden_units: widths of each network's hidden layers, of a flow given by its name.
-      learning_rate: Adam's.
+      learning_rate: Adam's, a number, or a schedule of Keras' over updates.
       target_rate: how far the copy moves towards the critic in an update.
       loss: "quantile" or "likelihood".
       draws: targets of each row of a batch, and levels of its quantiles.
@@ -103,7 +103,7 @@ class FlowCritic:
         discount: float = 0.99,
         layers: int = 2,
         hidden_units: Sequence[int] = (64, 64),
-        learning_rate: float = 1e-3,
+        learning_rate: Rate = 1e-3,
         target_rate: float = 0.01,
         loss: str = "quantile",
         draws: int = 16,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -13,7 +13,9 @@ from tfp_flows.model.adam import one_operation_a_weight
 from tfp_flows.networks import MLP
 from tfp_flows.ops.seeds import derived_seed
 
-__all__ = ["adam", "descend", "follow", "network"]
+__all__ = ["Rate", "adam", "descend", "follow", "network"]
+
+Rate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
 
 
 def network(
@@ -31,11 +33,18 @@ def network(
     )
 
 
-def adam(learning_rate: float, variables: Sequence[Any]) -> keras.optimizers.Adam:
-    """Adam with its moments, for these variables."""
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
+def adam(learning_rate: Rate, variables: Sequence[Any]) -> keras.optimizers.Adam:
+    """Adam with its moments, for these variables.
+
+    Raises:
+      ValueError: the learning rate is neither a positive number nor a schedule.
+    """
+    if not isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule) and not (
+        isinstance(learning_rate, int | float) and 0 < learning_rate < math.inf
+    ):
         raise ValueError(
-            f"`learning_rate` must be a positive number. Received: learning_rate={learning_rate!r}"
+            "`learning_rate` must be a positive number, or a schedule of Keras'. "
+            f"Received: learning_rate={learning_rate!r}"
         )
     optimizer = keras.optimizers.Adam(learning_rate)
     optimizer.build(list(variables))

@@ -12,7 +12,7 @@ from tfp_flows.ops.checks import positive_int
 from tfp_flows.rl.agent import Agent
 from tfp_flows.rl.environment import Transition
 from tfp_flows.rl.memory import Memory
-from tfp_flows.rl.networks import adam, descend, network
+from tfp_flows.rl.networks import Rate, adam, descend, network
 from tfp_flows.rl.policy import FlowPolicy
 
 __all__ = ["PPO", "advantages"]
@@ -40,7 +40,7 @@ class PPO(Agent):
       env: as in `SAC`.
       policy: a flow's name, "gaussian", or a `FlowPolicy`.
       hidden_units: widths of the value's hidden layers.
-      learning_rate: Adam's.
+      learning_rate: Adam's, a number, or a schedule of Keras' over updates.
       discount: γ.
       trace: λ of generalized advantage estimation, in `[0, 1]`.
       clip: ε.
@@ -70,7 +70,7 @@ class PPO(Agent):
         policy: str | FlowPolicy = "neural_spline",
         *,
         hidden_units: Sequence[int] = (64, 64),
-        learning_rate: float = 1e-3,
+        learning_rate: Rate = 1e-3,
         discount: float = 0.99,
         trace: float = 0.95,
         clip: float = 0.2,

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_flows.ops.seeds import derived_seed
-from tfp_flows.rl.networks import adam, descend, follow, network
+from tfp_flows.rl.networks import Rate, adam, descend, follow, network
 from tfp_flows.rl.off_policy import Batch, OffPolicy
 from tfp_flows.rl.policy import FlowPolicy
 
@@ -40,7 +40,7 @@ class SAC(OffPolicy):
         one, with vectors in a box as observations, and a bounded box of actions.
       policy: a flow's name, "gaussian", or a `FlowPolicy`.
       hidden_units: widths of the critics' hidden layers.
-      learning_rate: Adam's, of all parts.
+      learning_rate: Adam's, of all parts: a number, or a schedule of Keras' over updates.
       discount: γ.
       target_rate: how far targets move towards the critics in an update.
       target_entropy: in nats; minus the number of actions' columns if None.
@@ -76,7 +76,7 @@ class SAC(OffPolicy):
         policy: str | FlowPolicy = "neural_spline",
         *,
         hidden_units: Sequence[int] = (256, 256),
-        learning_rate: float = 3e-4,
+        learning_rate: Rate = 3e-4,
         discount: float = 0.99,
         target_rate: float = 0.005,
         target_entropy: float | None = None,
