@@ -1,5 +1,7 @@
 """Continuous flows: traces, penalties, paths and scores."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import tensorflow_probability as tfp
 from helpers import randomize
 
 from tfp_flows import Flow, FlowModel, bijectors, datasets, flows, networks, plots
+from tfp_flows.model.solver_check import SolverErrorWarning
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -198,3 +201,19 @@ def test_paths_are_drawn():
     assert figure.axes[0].get_xlabel() == "time"
     with pytest.raises(ValueError, match="`columns` must be two indices"):
         plots.paths(flows.ffjord(3, hidden_units=(4,), steps=2, seed=0), columns=(0, 3))
+
+
+def test_steps_that_are_too_long_for_what_was_learned_are_told_after_training():
+    x = datasets.two_moons().sample(512, seed=0).numpy()
+    model = FlowModel(flows.ffjord(2, hidden_units=(16,), steps=1, seed=0))
+    randomize(model.distribution, stddev=2.0)
+    model.compile(keras.optimizers.Adam(1e-9))
+    with pytest.warns(SolverErrorWarning, match="With twice the steps of 'rk4'.*steps=1"):
+        model.fit(x, epochs=1, verbose=0)
+    [field] = [b for b in model.distribution.submodules if isinstance(b, bijectors.Continuous)]
+    assert field.steps == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SolverErrorWarning)
+        gentle = FlowModel(flows.ffjord(2, hidden_units=(16,), seed=0))
+        gentle.compile(keras.optimizers.Adam(1e-3))
+        gentle.fit(x, epochs=1, verbose=0)

@@ -29,8 +29,7 @@ _CUTS = 4  # How often a cell and its parts are cut.
 _TOLERANCES = {1: (5e-6, 5e-6), 2: (5e-4, 2e-5)}  # Of cells of the grid, and of their parts.
 _MOST_STEEP = 4096
 _LOWEST, _HIGHEST = -1e300, 50.0  # Logarithms.
-_PEAKS = 8
-_STARTS = 16
+_PEAKS, _STARTS = 8, 16
 _FLAT = 1e-2  # Slope at a maximum, in nats a deviation of the whole density.
 
 
@@ -78,7 +77,7 @@ class _Cells:
 
     Attributes:
       u: their centers.
-      log_mass: the density at their centers times their volume; `-inf` where they are cut.
+      log_mass: the density at their centers times their volume, `-inf` where they are cut.
       root: the number of the cell of the grid that they are part of.
       size: of an edge, in edges of the grid.
     """

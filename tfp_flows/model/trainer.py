@@ -28,6 +28,7 @@ from tfp_flows.model.data import (
 from tfp_flows.model.epochs import Epochs
 from tfp_flows.model.guard import StopOnNonFinite, mean_loss
 from tfp_flows.model.likelihood import Likelihood
+from tfp_flows.model.solver_check import warn_of_steps
 from tfp_flows.ops.internals import DefaultStrategy
 
 __all__ = ["MaximumLikelihood"]
@@ -142,6 +143,7 @@ class MaximumLikelihood(Likelihood):
                 self._fits = False
                 self._set_steps(1)  # Of evaluations, too, steps may be counted.
         guard.keep()
+        warn_of_steps(self, some_batches(training, steps_per_epoch))
         return history
 
     def evaluate(
