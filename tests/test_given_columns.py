@@ -170,6 +170,7 @@ def test_models_take_and_return_units_of_the_data():
         ([0], [0.0, 1.0], {}, "`values` must be finite and have shape"),
         ([0], [np.nan], {}, "`values` must be finite"),
         ([0], [0.0], {"points": 0}, "`points` must be a positive integer"),
+        ([0, 1], [0.0, 0.0], {"points": 1}, "`points` must be 2 or more"),
         ([0], [0.0], {"context": [1.0]}, "`context` was given"),
         ([0], [0.0], {"seed": -1}, "`seed` must"),
     ],
@@ -274,6 +275,21 @@ def test_log_densities_broadcast_and_slices_are_those_of_some_values():
         assert part.sample(3, seed=0).shape == (3, *part.batch_shape, 2)
 
 
+def test_events_have_the_columns_that_are_left_alone():
+    given = gaussian(3)[0].conditional([1], [0.0])
+    for width in (1, 3):
+        with pytest.raises(ValueError, match=r"`value` must hold columns \[0, 2\]"):
+            given.log_prob(np.zeros(width))
+
+
+def test_weighted_draws_of_heavy_tails_are_unbiased_within_their_error():
+    tails = tfd.Independent(tfd.StudentT(np.full(4, 3.0), 0.0, 1.0), 1)
+    flow, known = Flow(tails, tfb.Identity()), scipy.stats.t(3).logpdf(0.5)
+    found = [flow.conditional([0], [0.5], seed=seed) for seed in range(8)]
+    z = [(given.log_normalizer - known) / given.error for given in found]
+    assert np.abs(z).max() < 4 and abs(np.mean(z)) < 1
+
+
 def test_it_stays_when_the_density_is_trained_on():
     flow = flows.real_nvp(2, layers=2, hidden_units=(8,), seed=0)
     for density in (flow, FlowModel(flow)):
@@ -314,7 +330,17 @@ def test_densities_that_have_no_volume_are_refused():
     )
     with pytest.raises(ValueError, match="finite draws"):
         infinite.conditional([0], [1.0])
+    many = Flow(tfd.MultivariateNormalDiag(np.zeros((4, 2))), tfb.Identity())
+    with pytest.raises(ValueError, match="Received: a batch of them"):
+        many.conditional([0], [1.0])
+    times = distributions.Censored(flows.neural_spline(1, layers=1, support="positive"))
+    with pytest.raises(ValueError, match="Received: intervals of a Censored"):
+        FlowModel(times).conditional([0], [1.0])
+    with pytest.raises(ValueError, match=r"outside of a `tf\.function`"):
+        tf.function(lambda: gaussian(2)[0].conditional([0], [1.0]).mean())()
     conditional = flows.real_nvp(2, layers=2, hidden_units=(8,), context_size=1)
+    with pytest.raises(ValueError, match="`context` must be finite"):
+        conditional.conditional([0], [1.0], context=[np.nan])
     with pytest.raises(ValueError, match=r"`context` must be one, of shape \(1,\)"):
         conditional.conditional([0], [1.0], context=np.zeros((2, 1)))
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_probability as tfp
 from helpers import normal, randomize
 
@@ -116,6 +117,8 @@ def test_what_has_no_mode_is_refused():
     with pytest.raises(ValueError, match="`mode` must have a densest event"):
         Flow(endless, tfb.Chain([curved(2), tfb.Scale(np.array(2.0))])).mode()
     flow = flows.real_nvp(2, layers=2, hidden_units=(8,))
+    with pytest.raises(ValueError, match=r"outside of a `tf\.function`"):
+        tf.function(flow.mode)()
     with pytest.raises(ValueError, match="`starts` must be a positive integer"):
         flow.mode(starts=0)
     with pytest.raises(ValueError, match="`context` was given"):

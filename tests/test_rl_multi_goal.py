@@ -15,6 +15,7 @@ def test_it_is_an_environment_as_gymnasium_wants_them():
         {"spread": -0.1},
         {"spread": None},
         {"spread": "1"},
+        {"spread": True},
         {"action_cost": np.nan},
         {"render_mode": "human"},
     ):
@@ -22,6 +23,15 @@ def test_it_is_an_environment_as_gymnasium_wants_them():
             rl.multi_goal(**options)
     with pytest.raises(ValueError, match="`render` needs an episode"):
         rl.multi_goal(render_mode="rgb_array").render()
+    with pytest.raises(ValueError, match="`step` needs an episode"):
+        rl.multi_goal().step([0.0, 0.0])
+    env = rl.multi_goal()
+    env.reset(seed=0)
+    for action in ([np.nan, 0.0], [0.0, 0.0, 0.0]):
+        with pytest.raises(ValueError, match="`action` must be 2 finite numbers"):
+            env.step(action)
+    place, reward, *_ = env.step([3.0, 0.0])
+    assert np.array_equal(place, [1.0, 0.0]) and reward == pytest.approx(-3.0 - 0.1 * 16.0)
     with pytest.raises(ValueError, match="`places` must have shape"):
         rl.goal_of([])
 

@@ -17,6 +17,7 @@ from tfp_flows.distributions.conditional_points import (
     moments,
 )
 from tfp_flows.distributions.modes import ValueAndSlope, climb
+from tfp_flows.ops.blocks import bends, neighbours
 
 __all__ = ["grid_points"]
 
@@ -27,7 +28,7 @@ _PARTS = {1: 32, 2: 8}  # Of a steep cell on each axis.
 _CUTS = 4  # How often a cell and its parts are cut.
 # Second differences of the masses of cells along an axis.
 _TOLERANCES = {1: (5e-6, 5e-6), 2: (5e-4, 2e-5)}  # Of cells of the grid, and of their parts.
-_MOST_STEEP = 4096
+_MOST_STEEP, _MOST_CELLS = 4096, 2**21  # At a time, and of all rounds.
 _LOWEST, _HIGHEST = -1e300, 50.0  # Logarithms.
 _PEAKS, _STARTS = 8, 16
 _FLAT = 1e-2  # Slope at a maximum, in nats a deviation of the whole density.
@@ -85,7 +86,11 @@ class _Cells:
     u: Array
     log_mass: Array
     root: Array
-    size: float
+    size: Array
+
+
+def _joined(cells: list[_Cells], name: str) -> Array:
+    return np.concatenate([getattr(part, name) for part in cells], 1)
 
 
 def grid_points(
@@ -120,41 +125,42 @@ def grid_points(
     pad = 0.1 * (upper - lower) + 1e-3
     grid = _Grid(frame, lower - pad, upper + pad, n)
     peaks = _Peaks(starts[:, :0], starts[:, :0, 0])
-    log_total = np.full(len(u), np.inf)
-    for _ in range(_ROUNDS):
+    log_total, rounds, count = np.full(len(u), np.inf), 0, 0
+    while True:
         log_prob = grid.log_density(log_density, grid.centers)
         peaks = _peaks(value_and_slope, grid, log_prob, starts, peaks)
         cells, leftover = _cut(log_density, grid, log_prob, peaks)
-        log_mass = np.concatenate([part.log_mass for part in cells], 1)
+        log_mass = _joined(cells, "log_mass")
+        count += log_mass.shape[1]
         before, log_total = log_total, log_sum(log_mass)
         if not np.isfinite(log_total).all():
             raise ValueError(NO_DENSITY)
         log_weights = log_mass - log_total[:, None]
         kept, outside = _kept(grid, cells, log_weights)
         axes = _axes(n, u.shape[-1])
-        ends = np.array([[kept[:, axis == i].any(1) for i in (0, n - 1)] for axis in axes])
+        ends = np.array([[kept[:, a == i].any(1) for i in (0, n - 1)] for a in axes])
         ends = np.moveaxis(ends, -1, 0)  # (B, r, 2)
         if np.abs(log_total - before).max() < _SETTLED and not ends.any():
             break
+        rounds += 1
+        if rounds == _ROUNDS or count > _MOST_CELLS:
+            raise ValueError(
+                "`points` must be more, for the grid to settle, unless the density has no end or "
+                f"is too rough. Received: points={n}, {rounds} rounds and {count:,} cells"
+            )
         grid = _next_grid(grid, cells, log_weights, kept, ends)
-    else:
-        raise ValueError(
-            f"`points` must be more, for the grid to settle in {_ROUNDS} rounds, unless the "
-            f"density has no end. Received: points={n}"
-        )
     error = leftover + outside
     for part in (2 / 3, 4 / 5):
         rough = dataclasses.replace(grid, n=max(round(part * n), 1))
         log_prob = rough.log_density(log_density, rough.centers)
         rough_cells, _ = _cut(log_density, rough, log_prob, peaks)
-        rough_total = log_sum(np.concatenate([part.log_mass for part in rough_cells], 1))
+        rough_total = log_sum(_joined(rough_cells, "log_mass"))
         error = np.maximum(error, 2 * np.abs(rough_total - log_total))
-    sizes = np.concatenate([np.full(part.log_mass.shape, part.size) for part in cells], 1)
     return Points(
-        x=grid.frame.points(np.concatenate([part.u for part in cells], 1)),
+        x=grid.frame.points(_joined(cells, "u")),
         log_weights=log_weights,
         cells=grid.frame.factor * grid.width[:, None],
-        sizes=sizes,
+        sizes=_joined(cells, "size"),
         log_normalizer=log_total,
         error=error,
     )
@@ -166,9 +172,9 @@ def _cut(
     """All cells, the whole ones first, and the part of the mass in steep cells that are left whole.
 
     Args:
-      log_density: as in `grid_points`.
+      log_density: as in `grid_points`; at the centers of the grid it is `log_prob`.
       grid: of the cells.
-      log_prob: at their centers.
+      log_prob: `(B, n ** r)`.
       peaks: maxima, around which cells are cut.
     """
     (batch, r), n, width = grid.lower.shape, grid.n, grid.width
@@ -184,10 +190,10 @@ def _cut(
         log_total = np.logaddexp(log_total, log_sum(log_mass))
         unit = (log_volume - log_total[:, None])[..., None]
         mass = np.exp(np.minimum(log_prob + unit, _HIGHEST))
-        bends, bend = _bends(mass, n, r, nothing_beyond=cut == 0)
+        largest, bend = bends(mass, n, r, nothing_beyond=cut == 0)
         highest = _highest_peak(grid, peaks, corners, width, n)
         above = np.exp(np.minimum(highest + unit, _HIGHEST)) - mass
-        rough = np.maximum(bends, above).reshape(batch, -1)
+        rough = np.maximum(largest, above).reshape(batch, -1)
         steep = rough > _TOLERANCES[r][min(cut, 1)]
         count = 0 if cut == _CUTS else min(int(steep.sum(1).max()), _MOST_STEEP)
         index = np.argsort(-rough, 1)[:, :count]
@@ -198,7 +204,7 @@ def _cut(
         # The mean of a parabola over a cell is that of its value in the middle and its bend.
         mean = np.log1p(np.clip(bend / (24 * np.maximum(mass, 1e-300)), -0.5, 0.5))
         whole = np.where(is_cut, -np.inf, log_mass + mean.reshape(batch, -1))
-        found.append(_Cells(u, whole, root, float(_PARTS[r]) ** -cut))
+        found.append(_Cells(u, whole, root, np.full(whole.shape, float(_PARTS[r]) ** -cut)))
         if not count:
             break
         log_total = np.logaddexp.reduce([log_sum(part.log_mass) for part in found])
@@ -215,32 +221,6 @@ def _cut(
     return found, leftover
 
 
-def _bends(mass: Array, n: int, r: int, *, nothing_beyond: bool) -> tuple[Array, Array]:
-    """Second differences of the masses of cells: the largest of all axes, and their sum.
-
-    Beyond the ends of a block there is nothing, or what is there is taken to be as at its ends, and
-    does not count in the sum.
-    """
-    shaped = mass.reshape(*mass.shape[:2], *[n] * r)
-    largest, total = np.zeros(shaped.shape), np.zeros(shaped.shape)
-    for axis in range(2, 2 + r):
-        ends = [(1, 1) if i == axis else (0, 0) for i in range(2 + r)]
-        padded = np.pad(shaped, ends, mode="constant" if nothing_beyond else "edge")
-        second = np.diff(padded, 2, axis)
-        largest = np.maximum(largest, np.abs(second))
-        inner = tuple(slice(1, -1) if i == axis else slice(None) for i in range(2 + r))
-        total[inner] += second[inner]
-    return largest.reshape(mass.shape), total.reshape(mass.shape)
-
-
-def _neighbours(values: Array, n: int, r: int) -> Array:
-    """Those of a cell and all around it in the same block, `(B, C, n ** r, 3 ** r)`."""
-    shaped = values.reshape(*values.shape[:2], *[n] * r)
-    padded = np.pad(shaped, [(0, 0), (0, 0), *[(1, 1)] * r], mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, [3] * r, tuple(range(2, 2 + r)))
-    return windows.reshape(*values.shape, -1)
-
-
 def _highest_peak(grid: _Grid, peaks: _Peaks, corners: Array, width: Array, n: int) -> Array:
     """Of those in a cell or beside it, `(B, C, n ** r)`; `-inf` for none."""
     u = grid.frame.coordinates(peaks.x)
@@ -250,7 +230,7 @@ def _highest_peak(grid: _Grid, peaks: _Peaks, corners: Array, width: Array, n: i
     cell = np.clip(place[b, c, k], 0, n - 1).astype(int) @ n ** np.arange(r)[::-1]
     highest = np.full((*corners.shape[:2], n**r), -np.inf)
     np.maximum.at(highest, (b, c, cell), peaks.log_prob[b, k])
-    return _neighbours(highest, n, r).max(-1)
+    return neighbours(highest, n, r).max(-1)
 
 
 def _peaks(
@@ -262,7 +242,7 @@ def _peaks(
     higher than their cell, by more than a nat.
     """
     batch, r = grid.lower.shape
-    near = _neighbours(log_prob[:, None], grid.n, r)[:, 0]
+    near = neighbours(log_prob[:, None], grid.n, r)[:, 0]
     candidates = (log_prob >= near.max(-1)) & (near.min(-1) < log_prob - 1)
     u = grid.frame.coordinates(starts)
     place = np.floor((u - grid.lower[:, None]) / grid.width[:, None])
@@ -311,9 +291,9 @@ def _kept(grid: _Grid, cells: list[_Cells], log_weights: Array) -> tuple[Array, 
     that, since tails may end like a power.
     """
     batch, r = grid.lower.shape
-    roots = np.concatenate([part.root for part in cells], 1)
     mass = np.zeros((batch, grid.n**r))
-    np.add.at(mass, (np.arange(batch)[:, None], roots), np.exp(log_weights))
+    places = np.arange(batch)[:, None], _joined(cells, "root")
+    np.add.at(mass, places, np.exp(log_weights))
     kept, shaped = np.ones(mass.shape, bool), mass.reshape(batch, *[grid.n] * r)
     outside = np.zeros(batch)
     for j, axis in enumerate(_axes(grid.n, r)):
@@ -331,11 +311,10 @@ def _next_grid(
 ) -> _Grid:
     """Coordinates with covariance 1, and the ends of a grid around the cells that are kept."""
     weights = np.exp(log_weights)
-    u = np.concatenate([part.u for part in cells], 1)
+    u = _joined(cells, "u")
     mean, covariance = moments(u, weights)
     # Within a cell, the density may lie anywhere.
-    sizes = np.concatenate([np.full(part.log_mass.shape[1], part.size) for part in cells])
-    spread = (weights @ sizes**2)[:, None] * grid.width**2 / 12
+    spread = (weights * _joined(cells, "size") ** 2).sum(1)[:, None] * grid.width**2 / 12
     covariance += np.eye(u.shape[-1]) * spread[:, None]
     inner = Frame(mean, np.linalg.cholesky(covariance))
     new = inner.coordinates(cells[0].u)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +34,7 @@ _NARROW = 1e-9  # Part of a variance that stays, where columns depend on each ot
 _FIRST_DEVIATIONS = 6.0
 _NEAREST = 256
 _CENTERS = 400
-_WIDE = 0.1  # Of the draws.
+_WIDE, _WIDE_FREEDOM = 0.1, 1.0  # Part of the draws, of tails that bound weights of heavy ones.
 _FREEDOM = 5.0  # Of Student's t: tails that are wider than the density's keep weights bounded.
 _ENOUGH = 0.5  # Of the draws, as ESS.
 NO_DENSITY = (
@@ -113,13 +112,14 @@ def importance_points(
 
     Source: Mike West, "Approximating Posterior Distributions by Mixtures" (1993).
     """
-    rounds: list[tuple[float, Points]] = []
     size = centers.shape[1]
     covariance = np.atleast_2d(np.cov(centers.T))
-    wide = centers.mean(0)[None], root(covariance)
+    wide = centers.mean(0)[None], root(covariance), _WIDE_FREEDOM
     few = max(int(_WIDE * draws), 1)
-    for _ in range(_ROUNDS):
-        narrow = centers, root(covariance) * _bandwidth(len(centers), size)
+
+    def weighted(centers: Array, factor: Array) -> tuple[Array, Array, Array]:
+        """Draws, their log-weights, and the logarithm of the sum of these."""
+        narrow = centers, factor, _FREEDOM
         x = np.concatenate(
             [_draw_student(*narrow, draws - few, rng), _draw_student(*wide, few, rng)]
         )
@@ -130,25 +130,36 @@ def importance_points(
         if not np.isfinite(log_weights.max()):
             raise ValueError(NO_DENSITY)
         log_total = log_sum(log_weights[None])
-        log_weights = log_weights - log_total
-        ess = float(1 / np.sum(np.exp(2 * log_weights)))
-        before = max((worth for worth, _ in rounds), default=0.0)
-        found = Points(
-            x[None],
-            log_weights[None],
-            np.zeros([1, size, size]),
-            np.zeros([1, draws]),
-            log_total - math.log(draws),
-            np.array([max(1 / ess - 1 / draws, 0.0) ** 0.5]),
-            np.array([ess]),
-        )
-        rounds.append((ess, found))
+        return x, log_weights - log_total, log_total
+
+    best, worth = None, 0.0
+    for _ in range(_ROUNDS):
+        proposal = centers, root(covariance) * _bandwidth(len(centers), size)
+        x, log_weights, _ = weighted(*proposal)
+        before, ess = worth, _ess(log_weights)
+        if ess > worth:
+            best, worth = proposal, ess
         if ess > _ENOUGH * draws or ess < 1.05 * before:
             break
         weights = np.exp(log_weights)
         covariance = moments(x[None], weights[None])[1][0]
         centers = x[rng.choice(draws, _CENTERS, p=weights / weights.sum())]
-    return max(rounds, key=operator.itemgetter(0))[1]
+    # New draws: of those by which a round was chosen, large weights are missing.
+    x, log_weights, log_total = weighted(*(best or proposal))
+    ess = _ess(log_weights)
+    return Points(
+        x[None],
+        log_weights[None],
+        np.zeros([1, size, size]),
+        np.zeros([1, draws]),
+        log_total - math.log(draws),
+        np.array([max(1 / ess - 1 / draws, 0.0) ** 0.5]),
+        np.array([ess]),
+    )
+
+
+def _ess(log_weights: Array) -> float:
+    return float(1 / np.sum(np.exp(2 * log_weights)))
 
 
 def _bandwidth(n: int, size: int) -> float:
@@ -162,20 +173,22 @@ def root(covariance: Array) -> Array:
     return np.linalg.cholesky(covariance + floor)
 
 
-def _draw_student(centers: Array, factor: Array, n: int, rng: np.random.Generator) -> Array:
+def _draw_student(
+    centers: Array, factor: Array, freedom: float, n: int, rng: np.random.Generator
+) -> Array:
     noise = rng.standard_normal((n, centers.shape[1])) @ factor.T
-    noise /= np.sqrt(rng.chisquare(_FREEDOM, (n, 1)) / _FREEDOM)
+    noise /= np.sqrt(rng.chisquare(freedom, (n, 1)) / freedom)
     return centers[rng.integers(len(centers), size=n)] + noise
 
 
-def _log_student(x: Array, centers: Array, factor: Array) -> Array:
+def _log_student(x: Array, centers: Array, factor: Array, freedom: float) -> Array:
     """Log-density of the mixture, `(n,)`."""
     size = x.shape[1]
     a, b = (np.linalg.solve(factor, (part - centers.mean(0)).T).T for part in (x, centers))
     squares = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)
-    kernel = -0.5 * (_FREEDOM + size) * np.log1p(squares / _FREEDOM)
-    constant = math.lgamma(0.5 * (_FREEDOM + size)) - math.lgamma(0.5 * _FREEDOM)
-    constant -= 0.5 * size * math.log(_FREEDOM * math.pi) + np.log(np.diag(factor)).sum()
+    kernel = -0.5 * (freedom + size) * np.log1p(squares / freedom)
+    constant = math.lgamma(0.5 * (freedom + size)) - math.lgamma(0.5 * freedom)
+    constant -= 0.5 * size * math.log(freedom * math.pi) + np.log(np.diag(factor)).sum()
     return log_sum(kernel) - math.log(len(centers)) + constant
 
 

@@ -104,6 +104,8 @@ def _given_columns(
     seed: int,
 ) -> GivenColumns:
     """What `conditional` does."""
+    if not tf.executing_eagerly():
+        raise ValueError("`conditional` must be called outside of a `tf.function`.")
     columns, values = _check(density.event_shape, columns, values)
     _check_density(density, columns)
     seed = check_seed(seed) or 0
@@ -112,6 +114,8 @@ def _given_columns(
             f"`context` must be one, of shape {density.context_shape}. "
             f"Received: shape={np.shape(context)}"
         )
+    if context is not None and not np.isfinite(context).all():
+        raise ValueError(f"`context` must be finite. Received: context={context}")
     given = {} if context is None else {"context": context}
     with contextlib.suppress(TypeError):  # Of what holds lambdas, which cannot be copied.
         density = copy.deepcopy(density)  # What is returned stays, when training goes on.
@@ -121,7 +125,8 @@ def _given_columns(
     rest = [i for i in range(drawn.shape[-1]) if i not in columns]
     if points is None:
         points = _DEFAULT_POINTS.get(len(rest), _DRAWS)
-    positive_int(points, "points")
+    if positive_int(points, "points") < 2 and len(rest) <= 2:
+        raise ValueError(f"`points` must be 2 or more. Received: points={points}")
     joint = _Joint(functools.partial(density.log_prob, **given), columns, rest, drawn.dtype)
     if not np.array_equal(*(density.log_prob(drawn[:64], **given) for _ in range(2))):
         raise ValueError(
@@ -239,6 +244,16 @@ def _check(event_shape: Any, columns: Any, values: Any) -> tuple[list[int], Arra
 def _check_density(density: Any, columns: list[int]) -> None:
     """Raise a ValueError unless it is one by the volume of the columns that are left."""
     whole: Any = density if isinstance(density, tfd.Distribution) else density.distribution
+    if whole.batch_shape != ():
+        raise ValueError(
+            "`conditional` needs one density. Received: a batch of them, "
+            f"batch_shape={whole.batch_shape}"
+        )
+    if getattr(whole, "infinite_events", False):
+        raise ValueError(
+            "`conditional` needs events that are columns of numbers. Received: intervals of a "
+            f"{type(whole).__name__}"
+        )
     steps = getattr(whole, "steps", None)
     if steps is not None and any(step > 0 for i, step in enumerate(steps) if i not in columns):
         raise ValueError(

@@ -61,6 +61,8 @@ class Moments(TransformedDistributionBase):
         flow: Any = self
         flow = flow.given(context)
         positive_int(starts, "starts")
+        if not tf.executing_eagerly():
+            raise ValueError("`mode` must be called outside of a `tf.function`.")
         seed = check_seed(seed) or 0
         if all(map(is_affine, flatten_chain(flow.bijector))):
             with contextlib.suppress(NotImplementedError):  # By mixtures, which are climbed.

@@ -27,7 +27,8 @@ def multi_goal(
 ) -> Any:
     """A point in a plane, which is to walk to any one of four goals, 5 from where it starts.
 
-    Observations are its place `x` in `[-7, 7]²`, actions `a` its move, in `[-1, 1]²`. A step is
+    Observations are its place `x` in `[-7, 7]²`, actions `a` its move, clipped to
+    `[-1, 1]²`. A step is
 
     `x' = clip(x + a)`, reward `-action_cost |a|² - 0.1 minₖ |x' - gₖ|² + 1[a goal is reached]`
 
@@ -59,13 +60,18 @@ def multi_goal(
       >>> rl.goal_of(ends)     # (5,)
     """
     for name, value in (("spread", spread), ("action_cost", action_cost)):
-        if not (isinstance(value, numbers.Real) and math.isfinite(value) and value >= 0):
+        if not _is_size(value):
             raise ValueError(f"`{name}` must be a number from 0 on. Received: {name}={value!r}")
     if render_mode not in (None, "rgb_array"):
         raise ValueError(
             f"`render_mode` must be 'rgb_array' or None. Received: render_mode={render_mode!r}"
         )
     return _environment()(spread, action_cost, render_mode)
+
+
+def _is_size(value: Any) -> bool:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value >= 0
 
 
 def goal_of(places: Any) -> np.ndarray:
@@ -109,6 +115,12 @@ def _environment() -> Any:
             return self.place.astype(np.float32), {}
 
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            if self.place is None:
+                raise ValueError("`step` needs an episode. Received: none, call `reset` first")
+            action = np.asarray(action, "float64")
+            if action.shape != (2,) or not np.isfinite(action).all():
+                raise ValueError(f"`action` must be 2 finite numbers. Received: action={action}")
+            action = np.clip(action, -1.0, 1.0)
             self.count += 1
             self.place = np.clip(self.place + action, -_EDGE, _EDGE)
             squared = ((GOALS - self.place) ** 2).sum(-1).min()
