@@ -1,4 +1,4 @@
-"""Values in blocks of `n ** r` cells, `(B, C, n ** r)`: what is around each of them. NumPy alone."""
+"""What is around each of the values in blocks of `n ** r` cells, `(B, C, n ** r)`. NumPy alone."""
 
 from __future__ import annotations
 
