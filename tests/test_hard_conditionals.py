@@ -73,9 +73,9 @@ def test_a_mode_away_from_the_nearest_draws_is_found_by_wide_ones():
     assert abs(given.log_normalizer - scipy.stats.norm.logpdf(3.5)) < 4 * given.error
 
 
-def test_weighted_draws_of_heavy_tails_are_unbiased_within_their_error():
-    tails = tfd.Independent(tfd.StudentT(np.full(4, 3.0), 0.0, 1.0), 1)
-    flow, known = Flow(tails, tfb.Identity()), scipy.stats.t(3).logpdf(0.5)
-    found = [flow.conditional([0], [0.5], seed=seed) for seed in range(8)]
+def test_weighted_draws_of_heavy_tails_are_right_within_four_errors():
+    cauchy = tfd.Independent(tfd.StudentT(np.full(4, 1.0), 0.0, 1.0), 1)
+    flow, known = Flow(cauchy, tfb.Identity()), scipy.stats.t(1).logpdf(0.5)
+    found = [flow.conditional([0], [0.5], points=40_000, seed=seed) for seed in range(8)]
     z = [(given.log_normalizer - known) / given.error for given in found]
-    assert np.abs(z).max() < 4 and abs(np.mean(z)) < 1
+    assert np.abs(z).max() < 4

@@ -190,7 +190,7 @@ def _cut(
         log_total = np.logaddexp(log_total, log_sum(log_mass))
         unit = (log_volume - log_total[:, None])[..., None]
         mass = np.exp(np.minimum(log_prob + unit, _HIGHEST))
-        largest, bend = bends(mass, n, r, nothing_beyond=cut == 0)
+        largest, bend = bends(mass, n, r)
         highest = _highest_peak(grid, peaks, corners, width, n)
         above = np.exp(np.minimum(highest + unit, _HIGHEST)) - mass
         rough = np.maximum(largest, above).reshape(batch, -1)

@@ -9,17 +9,16 @@ __all__ = ["bends", "neighbours"]
 Array = np.ndarray
 
 
-def bends(mass: Array, n: int, r: int, *, nothing_beyond: bool) -> tuple[Array, Array]:
+def bends(mass: Array, n: int, r: int) -> tuple[Array, Array]:
     """Second differences of the masses of cells: the largest of all axes, and their sum.
 
-    Beyond the ends of a block there is nothing, or what is there is taken to be as at its ends, and
-    does not count in the sum.
+    What is beyond the ends of a block is taken to be as at its ends, and does not count in the sum.
     """
     shaped = mass.reshape(*mass.shape[:2], *[n] * r)
     largest, total = np.zeros(shaped.shape), np.zeros(shaped.shape)
     for axis in range(2, 2 + r):
         ends = [(1, 1) if i == axis else (0, 0) for i in range(2 + r)]
-        padded = np.pad(shaped, ends, mode="constant" if nothing_beyond else "edge")
+        padded = np.pad(shaped, ends, mode="edge")
         second = np.diff(padded, 2, axis)
         largest = np.maximum(largest, np.abs(second))
         inner = tuple(slice(1, -1) if i == axis else slice(None) for i in range(2 + r))
