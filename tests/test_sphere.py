@@ -66,17 +66,17 @@ def test_poles_and_what_is_off_the_sphere(dtype):
 @pytest.mark.slow
 def test_training_and_saving_with_context(tmp_path):
     """Draws around a direction that the context gives."""
-    context = normal(512, 3)
+    context = normal(2500, 3)
     context /= np.linalg.norm(context, axis=1, keepdims=True)
     x = tfd.VonMisesFisher(context, 10.0).sample(seed=0).numpy()
     model = FlowModel(flows.sphere(layers=2, hidden_units=(32,), context_size=3, seed=0))
     model.adapt(context, x)
     model.compile(keras.optimizers.Adam(1e-2))
-    model.fit(context[:400], x[:400], epochs=30, batch_size=100, verbose=0)
-    held_out = model.predict((context[400:], x[400:]), verbose=0)
-    truth = tfd.VonMisesFisher(context, 10.0).log_prob(x).numpy()[400:]
+    model.fit(context[:2000], x[:2000], epochs=15, batch_size=100, verbose=0)
+    held_out = model.predict((context[2000:], x[2000:]), verbose=0)
+    truth = tfd.VonMisesFisher(context, 10.0).log_prob(x).numpy()[2000:]
     assert held_out.mean() > truth.mean() - 0.6 > -np.log(4 * np.pi)
     model.save(tmp_path / "flow.keras")
     loaded = FlowModel.load(tmp_path / "flow.keras")
-    again = loaded.predict((context[400:], x[400:]), verbose=0)
+    again = loaded.predict((context[2000:], x[2000:]), verbose=0)
     np.testing.assert_array_equal(again, held_out)
