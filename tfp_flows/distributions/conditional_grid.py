@@ -52,6 +52,11 @@ class _Grid:
     def width(self) -> Array:
         return (self.upper - self.lower) / self.n
 
+    def cells_of(self, u: Array) -> Array:
+        """The number of the cell that each of `(B, m, r)` is in, or of the nearest one."""
+        place = np.floor((u - self.lower[:, None]) / self.width[:, None])
+        return np.clip(place, 0, self.n - 1).astype(int) @ self.n ** np.arange(u.shape[-1])[::-1]
+
     @property
     def centers(self) -> Array:
         """`(B, n ** r, r)`."""
@@ -245,10 +250,8 @@ def _peaks(
     near = neighbours(log_prob[:, None], grid.n, r)[:, 0]
     candidates = (log_prob >= near.max(-1)) & (near.min(-1) < log_prob - 1)
     u = grid.frame.coordinates(starts)
-    place = np.floor((u - grid.lower[:, None]) / grid.width[:, None])
-    cell = np.clip(place, 0, grid.n - 1).astype(int) @ grid.n ** np.arange(r)[::-1]
     height, _ = value_and_slope(starts)
-    above = height > np.take_along_axis(near.max(-1), cell, 1) + 1
+    above = height > np.take_along_axis(near.max(-1), grid.cells_of(u), 1) + 1
     highest = np.argsort(np.where(candidates, -log_prob, np.inf), 1)[:, :_PEAKS]
     first = np.argsort(~above, 1, kind="stable")[:, :_STARTS]
     u = np.concatenate(

@@ -77,10 +77,11 @@ class JointDensity:
 
         Raises:
           ValueError: columns are not different numbers of columns, or all of them; values have
-            another shape, are not finite, or have no density; there is not one context; the joint
-            density is one of a surface, as of a sphere, or of probabilities in a column that is
-            left, or is random; the grid is too coarse for the normalizer to be right within 0.05
-            nats, or weighted draws are worth fewer than 50.
+            another shape, are not finite, or have no density; there is not one finite context; the
+            joint density is one of a batch, of a surface, as of a sphere, of intervals, or of
+            probabilities in a column that is left, or is random; the grid is too coarse for the
+            normalizer to be right within 0.05 nats, or weighted draws are worth fewer than 50; or
+            it is called in a graph.
 
         Sources: Mark Beaumont, Wenyang Zhang and David Balding, "Approximate Bayesian Computation
         in Population Genetics" (2002), for where draws begin; Mike West, "Approximating Posterior

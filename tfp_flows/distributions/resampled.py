@@ -10,16 +10,15 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
-from tensorflow_probability import distributions as tfd
 
+from tfp_flows.distributions.conditional import NotReparameterized
 from tfp_flows.networks import Conditioner
 from tfp_flows.ops.checks import positive_int
-from tfp_flows.ops.copies import Copyable
 
 __all__ = ["Resampled"]
 
 
-class Resampled(Copyable, tfd.Distribution):
+class Resampled(NotReparameterized):
     """LARS, a density by learned accept/reject sampling: flows with it learn separate modes.
 
     Draws `z` of the standard normal `π` are accepted with probability `a(z)`, a network's output
@@ -87,14 +86,7 @@ class Resampled(Copyable, tfd.Distribution):
         # NumPy's legacy generator: its stream is the same in every version, on every machine.
         fixed = np.random.RandomState(0).standard_normal((draws, event_size))
         self._draws = fixed.astype(dtype.as_numpy_dtype)
-        super().__init__(
-            dtype=dtype,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=name,
-        )
+        super().__init__(dtype=dtype, parameters=parameters, name=name)
 
     @classmethod
     def _parameter_properties(

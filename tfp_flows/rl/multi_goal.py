@@ -27,8 +27,8 @@ def multi_goal(
 ) -> Any:
     """A point in a plane, which is to walk to any one of four goals, 5 from where it starts.
 
-    Observations are its place `x` in `[-7, 7]²`, actions `a` its move, clipped to
-    `[-1, 1]²`. A step is
+    Observations are its place `x` in `[-7, 7]²`, actions `a` its move, clipped to `[-1, 1]²`. A
+    step is
 
     `x' = clip(x + a)`, reward `-action_cost |a|² - 0.1 minₖ |x' - gₖ|² + 1[a goal is reached]`
 
@@ -37,9 +37,8 @@ def multi_goal(
     goes one way or staggers; one that is a softmax of its values goes all four.
 
     Args:
-      spread: standard deviation of the start around the origin, within the
-        plane. At 0 all episodes start alike, and
-        no policy can tell by the place which way to take.
+      spread: standard deviation of the start around the origin, within the plane. At 0 all
+        episodes start alike, and no policy can tell by the place which way to take.
       action_cost: of a move of length 1.
       render_mode: "rgb_array" for pictures.
 
