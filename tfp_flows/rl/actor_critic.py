@@ -23,8 +23,11 @@ from tfp_flows.rl.policy import FlowPolicy
 __all__ = ["FlowActorCritic"]
 
 _MAX_GRADIENT = 30.0
-# Of what a narrower policy would not do, Q would be so low that its errors drown all others.
-_MAX_LOG_SCALE = 2.0
+# Of what a narrower policy would not do, Q would be so low that its errors drown all others. The
+# density of actions that are pushed against the ends of the box has no bound, and where it grows, Q
+# does: a wider policy, or one farther out, would promise rewards that no environment gives.
+_MAX_LOG_SCALE = 1.0
+_MAX_SHIFT = 2.0
 
 
 class FlowActorCritic(OffPolicy):
@@ -114,7 +117,7 @@ class FlowActorCritic(OffPolicy):
         worlds.close()
         couplings = flows.coupling(
             width,
-            Additive(),
+            Additive(max_shift=_MAX_SHIFT),
             layers=layers,
             hidden_units=hidden_units,
             context_size=size,
@@ -129,6 +132,7 @@ class FlowActorCritic(OffPolicy):
                 dtype=dtype,
                 seed=derived_seed(seed, 1),
                 max_log_scale=_MAX_LOG_SCALE,
+                max_shift=_MAX_SHIFT,
             )
             for _ in range(2)
         ]

@@ -22,14 +22,16 @@ def location_scale(
     dtype: str,
     seed: int | None,
     max_log_scale: float = 5.0,
+    max_shift: float | None = None,
 ) -> Coupling:
     """`y = μ(context) + σ(context) x`: a log-determinant that depends on the context alone.
 
     `|log σ| < max_log_scale`: by default, a policy may become 150 times as narrow as it starts.
+    `|μ| < max_shift`, or any number if that is None.
     """
     return Coupling(
         event_size,
-        Affine(max_log_scale=max_log_scale),
+        Affine(max_log_scale=max_log_scale, max_shift=max_shift),
         hidden_units,
         mask=[False] * event_size,
         context_size=context_size,

@@ -25,7 +25,13 @@ class Additive(Transformer):
     Inverse: `x = y - t`
     Log-det: `0`
 
-    Both directions cost one addition. One parameter a scalar.
+    Both directions cost one addition. One parameter a scalar, `t`, or, of a bounded shift, `r`.
+
+    Args:
+      max_shift: `n` for shifts within `±n`, `t = n tanh(r / n)`, or None for any.
+
+    Raises:
+      ValueError, TypeError: `max_shift` is neither None nor a positive finite number.
 
     Source: Laurent Dinh, David Krueger and Yoshua Bengio, "NICE: Non-linear Independent Components
     Estimation" (2014).
@@ -40,16 +46,22 @@ class Additive(Transformer):
 
     compile_loop = True
 
+    max_shift: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_shift is not None:
+            check_positive(self, "max_shift")
+
     @property
     def parameter_count(self) -> int:
         return 1
 
     def forward(self, x: tf.Tensor, parameters: tf.Tensor) -> Pair:
-        y = x + parameters[..., 0, :]
+        y = x + _shift(parameters[..., 0, :], self.max_shift)
         return y, tf.zeros_like(y)
 
     def inverse(self, y: tf.Tensor, parameters: tf.Tensor) -> Pair:
-        x = y - parameters[..., 0, :]
+        x = y - _shift(parameters[..., 0, :], self.max_shift)
         return x, tf.zeros_like(x)
 
 
@@ -67,9 +79,11 @@ class Affine(Transformer):
 
     Args:
       max_log_scale: `m`, positive.
+      max_shift: as in `Additive`.
 
     Raises:
-      ValueError, TypeError: `max_log_scale` is not a positive finite number.
+      ValueError, TypeError: `max_log_scale` is not a positive finite number, or `max_shift`
+        neither that nor None.
 
     Source: Laurent Dinh, Jascha Sohl-Dickstein and Samy Bengio, "Density Estimation using Real
     NVP" (2017).
@@ -85,9 +99,12 @@ class Affine(Transformer):
     compile_loop = True
 
     max_log_scale: float = 3.0
+    max_shift: float | None = None
 
     def __post_init__(self) -> None:
         check_positive(self, "max_log_scale")
+        if self.max_shift is not None:
+            check_positive(self, "max_shift")
 
     @property
     def parameter_count(self) -> int:
@@ -95,7 +112,7 @@ class Affine(Transformer):
 
     def _log_scale_and_shift(self, parameters: tf.Tensor) -> Pair:
         raw, shift = tf.unstack(parameters, axis=-2)
-        return bounded(raw, self.max_log_scale), shift
+        return bounded(raw, self.max_log_scale), _shift(shift, self.max_shift)
 
     def forward(self, x: tf.Tensor, parameters: tf.Tensor) -> Pair:
         log_scale, shift = self._log_scale_and_shift(parameters)
@@ -107,3 +124,7 @@ class Affine(Transformer):
         log_det = -log_scale
         x = (y - shift) * tf.exp(log_det)
         return x, match_shape(log_det, x)
+
+
+def _shift(raw: tf.Tensor, bound: float | None) -> tf.Tensor:
+    return raw if bound is None else bounded(raw, bound)
