@@ -108,6 +108,28 @@ def test_a_bad_table_is_one_line_and_nothing_is_written(name, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "options"),
+    [
+        ("weight", -1.0, ["--support", "real,positive,positive"]),
+        ("age", 30.5, ["--dequantize", "0,0,1"]),
+        ("age", 200.0, ["--columns", "age", "--flow", "circular_spline"]),
+    ],
+)
+def test_rows_are_those_of_the_table(column, value, options, tmp_path):
+    """Also behind rows that are left out, and of those that are drawn for training."""
+    table = make_table(60).round({"age": 0})
+    table["age"] = table["age"] % 3 if "circular_spline" in options else table["age"]
+    table.loc[3, "age"] = None
+    for row in (20, 21, 22):  # Of these, one at least is a row for training.
+        table.loc[row, column] = value
+    table.to_csv(tmp_path / "table.csv", index=False)
+    usual = ["--out", tmp_path / "out", "--drop-missing", "--epochs", "1", *options]
+    result = run("fit", tmp_path / "table.csv", *usual)
+    assert result.exit_code == 1
+    assert any(f"row {row}" in result.stderr for row in (21, 22, 23)), result.stderr
+
+
 def test_an_existing_folder_or_file_is_left_alone(fitted, folder):
     out, _ = fitted
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}

@@ -11,7 +11,13 @@ from tfp_flows_cli import training
 from tfp_flows_cli.recipe import Rows
 from tfp_flows_cli.training import progress, train
 
-ROWS, HELD_OUT = Rows(normal(100, 2) @ [[1.0, 0.9], [0.0, 0.2]]), Rows(normal(40, 2, seed=1))
+
+def rows_of(y):
+    return Rows(y, None, np.arange(1, len(y) + 1))
+
+
+ROWS = rows_of(normal(100, 2) @ [[1.0, 0.9], [0.0, 0.2]])
+HELD_OUT = rows_of(normal(40, 2, seed=1))
 OPTIONS = {"patience": 50, "batch_size": 20, "noise": 0.1, "categories": 0, "seed": 0}
 
 
@@ -100,7 +106,7 @@ def test_an_interruption_leaves_the_best_epoch_on_disk(tmp_path, monkeypatch):
 def test_noise_follows_correlations_and_spares_categories():
     rng = np.random.default_rng(0)
     numbers = rng.normal(size=(4000, 2)) @ [[1.0, 1.0], [0.0, 0.1]]
-    rows = Rows(np.column_stack([rng.integers(0, 3, 4000), numbers]))
+    rows = rows_of(np.column_stack([rng.integers(0, 3, 4000), numbers]))
     batches = training._batches(rows, 4000, 0.5, 1, "float64")
     (noisy,) = [batch.numpy() for batch in batches]
     order = np.argsort(noisy[:, 0], kind="stable")

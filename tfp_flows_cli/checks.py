@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfp_flows_cli.errors import InputError
+from tfp_flows_cli.recipe import Rows
 
 __all__ = ["check_angles", "check_dependence", "check_spread", "has_outliers", "notes"]
 
@@ -47,22 +48,26 @@ def check_dependence(x: np.ndarray, columns: Sequence[str], source: str) -> None
         )
 
 
-def check_angles(x: np.ndarray, columns: Sequence[str], source: str) -> None:
+def check_angles(rows: Rows, columns: Sequence[str], source: str) -> None:
     """Raise an InputError for values outside of [-π, π], which are no radians around 0."""
-    for column, values in zip(columns, x.T, strict=True):
+    for column, values in zip(columns, rows.y.T, strict=True):
         bad = np.abs(values) > np.pi * (1 + 1e-6)
         if bad.any():
             row = int(bad.argmax())
             raise InputError(
                 f"{source}: column {column!r} must hold angles from -π to π, in radians, but is "
-                f"{values[row]:g} in row {row + 1}: give --degrees if it holds degrees."
+                f"{values[row]:g} in row {rows.numbers[row]}: give --degrees if it holds degrees."
             )
 
 
-def notes(x: np.ndarray, columns: Sequence[str]) -> list[str]:
-    """Sentences about what is likely a mistake: row numbers, codes of no value, outliers."""
+def notes(rows: Rows, columns: Sequence[str]) -> list[str]:
+    """Sentences about what is likely a mistake: row numbers, codes of no value, outliers.
+
+    They are about `columns`, the last ones, which hold numbers.
+    """
     found = []
-    for column, values in zip(columns, x.T, strict=True):
+    first = rows.y.shape[1] - len(columns)
+    for column, values in zip(columns, rows.y.T[first:], strict=True):
         if len(values) > 2 and (np.diff(np.sort(values)) == 1).all():
             found.append(f"{column!r} numbers the rows: leave it out (--exclude {column}).")
             continue
@@ -83,8 +88,8 @@ def notes(x: np.ndarray, columns: Sequence[str]) -> list[str]:
             if has_outliers(values):
                 row = int(np.argmax(np.abs(values - middle)))
                 found.append(
-                    f"{column!r} is {values[row]:g} in row {row + 1}, where 90 % of the values lie "
-                    f"between {low:g} and {high:g}."
+                    f"{column!r} is {values[row]:g} in row {rows.numbers[row]}, where 90 % of the "
+                    f"values lie between {low:g} and {high:g}."
                 )
     return found
 

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from typer import Argument, Option
 
@@ -240,23 +239,22 @@ def _prepare(
     usable = recipe.usable(frame, data)
     if not usable.all():
         typer.echo(f"Left out {(~usable).sum():,} of {len(frame):,} rows without a number.")
-    frame, numbers = frame[usable], np.arange(1, len(frame) + 1)[usable]
-    rows = recipe.rows(frame, data)
+    rows = recipe.rows(frame[usable], data)
     if resume and rows.digest() != recipe.digest:
         raise InputError(f"{data} holds other values than those that {out} was fitted to.")
     checks.check_spread(rows.y, recipe.columns, data)
-    split = Split.of(recipe, rows, numbers)
+    split = Split.of(recipe, rows)
     # Of a constant column of the context, `adapt` warns: a rare class has one.
     checks.check_spread(split.train.y, recipe.columns, f"{data}, its rows for training")
     if recipe.on_circle:
         if not recipe.degrees:
-            checks.check_angles(rows.y, recipe.columns, data)
+            checks.check_angles(rows, recipe.columns, data)
     elif recipe.degrees:
         raise InputError("--degrees is for flows on the circle, as --flow circular_spline is.")
     elif recipe.options.get("support") != "simplex":
         measured = recipe.columns[len(recipe.labels) :]
         checks.check_dependence(rows.y[:, len(recipe.labels) :], measured, data)
-        for note in checks.notes(rows.y[:, len(recipe.labels) :], measured):
+        for note in checks.notes(rows, measured):
             typer.echo(f"Note: {note}")
     return dataclasses.replace(recipe, digest=rows.digest()), split
 

@@ -235,7 +235,7 @@ def _report(
         uniform = np.full(len(test), -test.y.shape[1] * np.log(period))
         scores["uniform on the circle"] = uniform
     typer.echo("")
-    for line in report(name, scores, split.test_numbers.tolist(), weights):
+    for line in report(name, scores, split.test.numbers.tolist(), weights):
         typer.echo(line)
 
 

@@ -95,7 +95,7 @@ def new_model(
         if not recipe.degrees:
             _adapt(model, recipe, rows)
     except ValueError as error:
-        raise InputError(f"{recipe.data}: {error}.") from error
+        raise InputError(f"{recipe.data}: {rows.in_table(str(error))}.") from error
     # Like a Gaussian prior on the weights, decay weighs less, the more rows there are. Averages of
     # the weights over the last 50 steps or so are what is validated and kept: they jitter less.
     optimizer = keras.optimizers.AdamW(

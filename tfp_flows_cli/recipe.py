@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,21 +26,26 @@ _ON_THE_CIRCLE = ("circular_spline",)
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Events `y`, (n, D), and their context `c`, (n, C), or None."""
+    """Events `y`, (n, D), their context `c`, (n, C), or None, and where they stand in the table."""
 
     y: np.ndarray
-    c: np.ndarray | None = None
+    c: np.ndarray | None
+    numbers: np.ndarray  # From 1.
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __getitem__(self, index: Any) -> Rows:
-        return Rows(self.y[index], None if self.c is None else self.c[index])
+        return Rows(self.y[index], None if self.c is None else self.c[index], self.numbers[index])
 
     @property
     def inputs(self) -> tuple[np.ndarray, ...]:
         """What `FlowModel.fit` takes: `y`, or `c, y`."""
         return (self.y,) if self.c is None else (self.c, self.y)
+
+    def in_table(self, message: str) -> str:
+        """A message about these rows, which the library counts from 0, for who sees the table."""
+        return re.sub(r"\brow (\d+)", lambda m: f"row {self.numbers[int(m[1])]}", message)
 
     def digest(self) -> str:
         """A short hash of the values, in their order."""
@@ -251,7 +257,7 @@ class Recipe:
             values.check_names(frame, self.columns, source)
             found = [values.codes(frame[k], words, source) for k, words in self.labels.items()]
             y = np.column_stack([*found, y])
-        return Rows(y, c)
+        return Rows(y, c, np.asarray(frame.index) + 1)
 
     def written(self, y: np.ndarray) -> list[np.ndarray]:
         """Events as columns of a table: categories by their labels."""

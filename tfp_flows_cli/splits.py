@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
 from tfp_flows_cli.recipe import Recipe, Rows
 
 __all__ = ["Split"]
@@ -19,10 +17,9 @@ class Split:
     train: Rows
     validation: Rows
     test: Rows
-    test_numbers: np.ndarray  # Where these stand in the table, from 1.
 
     @classmethod
-    def of(cls, recipe: Recipe, rows: Rows, numbers: np.ndarray) -> Split:
-        """As the recipe says; `numbers` are those of the rows in the table, from 1."""
+    def of(cls, recipe: Recipe, rows: Rows) -> Split:
+        """As the recipe says."""
         train, validation, test = recipe.split(len(rows))
-        return cls(rows, rows[train], rows[validation], rows[test], numbers[test])
+        return cls(rows, rows[train], rows[validation], rows[test])

@@ -205,7 +205,7 @@ def _built_in(name: str) -> pd.DataFrame:
 def _parquet(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.read_parquet(path)
+    return pd.read_parquet(path).reset_index(drop=True)  # Rows are counted, not named.
 
 
 def _npy(path: Path) -> pd.DataFrame:
