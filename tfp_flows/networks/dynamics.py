@@ -240,7 +240,7 @@ class VelocityMLP(Dynamics):
         slopes: list[tf.Tensor] = []
         seen = _features_of(t)
         for kernel, of_time, shift in zip(kernels, times, shifts, strict=True):
-            x = tf.matmul(x, kernel) + (tf.matmul(seen, of_time) + shift)
+            x = tf.matmul(x, kernel) + (of_times(seen, of_time) + shift)
             if len(slopes) < count - 1:
                 before, x = x, activation(x)
                 slopes.append(derivative(before, x))
@@ -340,6 +340,16 @@ class LayerDynamics(Dynamics):
 
 _FREQUENCIES = (1, 2)
 _TIMES = 1 + 2 * len(_FREQUENCIES)
+
+
+def of_times(seen: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """`seen @ kernel`, `(n, units)`, or `(units,)` where all rows have the same time.
+
+    As `(1, units)`, TensorFlow's optimizer of graphs may take it for the bias of another product,
+    and then refuse its rank.
+    """
+    product = tf.matmul(seen, kernel)
+    return product[0] if product.shape[0] == 1 else product
 
 
 def _features_of(t: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_flows.networks.dynamics import Dynamics, Pair
+from tfp_flows.networks.dynamics import Dynamics, Pair, of_times
 from tfp_flows.networks.mlp import without_trainable
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.internals import prefer_static as ps
@@ -125,12 +125,12 @@ class Potential(Dynamics):
         """`-∇Φ`, the slope of the first layer, and what both layers curve."""
         first, time, first_bias, second, second_bias, read, quadratic, mixed, linear = parameters
         t = tf.reshape(t, [-1, 1])
-        before = tf.matmul(x, first) + (tf.matmul(t, time) + first_bias)
+        before = tf.matmul(x, first) + (of_times(t, time) + first_bias)
         slope = tf.tanh(before)
         bent = tf.tanh(tf.matmul(_log_cosh(before), second) + second_bias)
         read_back = read + tf.matmul(bent * read, second, transpose_b=True)
         gradient = tf.matmul(slope * read_back, first, transpose_b=True)
-        straight = tf.matmul(x, quadratic) + tf.matmul(t, mixed)
+        straight = tf.matmul(x, quadratic) + of_times(t, mixed)
         gradient += tf.matmul(straight, quadratic, transpose_b=True) + linear
         gradient = tf.broadcast_to(gradient, ps.shape(x))
         return -gradient, slope, (1 - slope * slope) * read_back, (1 - bent * bent) * read
