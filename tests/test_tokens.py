@@ -28,6 +28,13 @@ def test_a_place_depends_on_those_before_it():
         assert changed.tolist() == [False] * i + [True] * (5 - i)
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16"], indirect=True)
+def test_steps_with_a_cache_run_in_half(policy):
+    flow = randomize(flows.tarflow((4, 4, 1), **SMALL), stddev=0.1)
+    drawn, log_prob = flow.sample_and_log_prob(4, seed=0)
+    np.testing.assert_allclose(flow.log_prob(drawn), log_prob, rtol=0.05)
+
+
 def test_fewer_tokens_than_places():
     layer = networks.CausalTransformer(5, width=8, layers=2, seed=0)
     x = normal(2, 5, 3)

@@ -137,7 +137,8 @@ class CausalTransformer(keras.layers.Layer):
           caches: keys and values of every layer, from `start` or the step before.
           i: the place.
         """
-        hidden = (self._first(token) + tf.gather(self.places, i))[:, None]
+        hidden = self._first(token)
+        hidden = (hidden + tf.cast(tf.gather(self.places, i), hidden.dtype))[:, None]
         here = tf.reshape(tf.range(self.length) == i, [1, -1, 1, 1])
         sees = (tf.range(self.length) <= i)[None]
         found = []
