@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SETUP = """
-import contextlib, tempfile, warnings
+import contextlib, sys, tempfile, warnings
 import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -86,6 +86,41 @@ for scope in (strategy.scope, contextlib.nullcontext):
     kept.append(model.get_weights())
 for a, b in zip(*kept, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
+""",
+    "autoencoders": """
+from tfp_flows import vi
+
+def autoencoder(scope, **options):
+    with scope():
+        encoder = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4)])
+        encoder.set_weights([np.ones((2, 4)), np.zeros(4)])
+        decoder = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+        decoder.set_weights([np.ones((1, 2)), np.zeros(2)])
+        vae = vi.FlowVAE(encoder, decoder, 1, "mean_field", likelihood="normal", **options)
+        vae.compile(keras.optimizers.SGD(1e-2))
+    return vae
+
+x = np.random.default_rng(1).normal(size=(2001, 2)) @ [[1, 1], [0, 1]]
+for options in ({}, {"free_bits": 100.0}):  # Of which only the first trains the posterior.
+    losses = []
+    for scope in (strategy.scope, contextlib.nullcontext):
+        vae = autoencoder(scope, **options)
+        history = vae.fit(x, batch_size=100, epochs=10, verbose=0, shuffle=False).history
+        losses.append([np.mean(history["loss"][-3:]), np.mean(history["kl"][-3:])])
+        if scope is strategy.scope:
+            for weight in vae.trainable_weights:
+                one, two = (copy.numpy() for copy in weight.value.values)
+                np.testing.assert_array_equal(one, two)
+    np.testing.assert_allclose(*losses, rtol=0.05)
+
+try:
+    with strategy.scope():
+        normal = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0)])
+        vi.fit(lambda v: -v[0]**2, vi.surrogate(normal, seed=0), steps=2, verbose=0)
+except ValueError as error:
+    assert "on one device" in str(error), error
+else:
+    raise AssertionError("no error")
 """,
     "files, batches, scopes": """
 model = made(strategy.scope, lambda: "adam")

@@ -112,6 +112,11 @@ def fit(
       >>> target = lambda value: tfd.Gamma(2.0, 1.0).log_prob(value[0])
       >>> history = vi.fit(target, posterior, steps=20, sample_size=16, verbose=0)
     """
+    if (replicas := tf.distribute.get_strategy().num_replicas_in_sync) > 1:
+        raise ValueError(
+            "`vi.fit` trains on one device: call it outside of `strategy.scope()`. "
+            f"Received: a strategy of {replicas} replicas"
+        )
     density = Target(target, posterior)
     positive_int(steps, "steps")
     seed = check_seed(seed) or 0

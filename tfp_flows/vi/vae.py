@@ -15,7 +15,7 @@ from tfp_flows import serialization
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.model import FlowModel
 from tfp_flows.model.guard import all_finite
-from tfp_flows.model.replicas import update_if
+from tfp_flows.model.replicas import replica_count, sum_over_replicas, update_if
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.internals import loss_tracker
 from tfp_flows.ops.seeds import check_seed, stateless_seed
@@ -171,24 +171,34 @@ class FlowVAE(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One update by one draw a row, left out, with a loss of NaN, if a number is not finite."""
+        replicas = replica_count()
         with tf.GradientTape() as tape:
-            log_likelihood, kl = self._parts(_events(data), 1, self._next_seed(), True)
-            reconstruction, kl = -tf.reduce_mean(log_likelihood), tf.reduce_mean(kl)
-            loss = reconstruction + self._kl_weight() * tf.maximum(kl, self.free_bits)
-            loss += sum(self.losses)
+            reconstruction, kl, rows = self._shares(data, True)
+            (whole,) = sum_over_replicas([kl])
+            costs = tf.where(whole >= self.free_bits, kl, self.free_bits / replicas)
+            loss = reconstruction + self._kl_weight() * costs + sum(self.losses) / replicas
             scaled = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
-        gradients = tape.gradient(scaled, weights)
+        loss, reconstruction, *gradients = sum_over_replicas(
+            [loss, reconstruction, *tape.gradient(scaled, weights)]
+        )
         finite = all_finite([loss, *gradients])
         update_if(finite, self.optimizer, gradients, weights)
         loss = tf.where(finite, loss, tf.constant(np.nan, loss.dtype))
-        return self._update(loss, reconstruction, kl, tf.size(log_likelihood))
+        return self._update(loss, reconstruction, whole, rows)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """-ELBO by one draw a row."""
-        log_likelihood, kl = self._parts(_events(data), 1, self._next_seed(), False)
-        reconstruction, kl = -tf.reduce_mean(log_likelihood), tf.reduce_mean(kl)
-        return self._update(reconstruction + kl, reconstruction, kl, tf.size(log_likelihood))
+        reconstruction, kl, rows = self._shares(data, False)
+        reconstruction, kl = sum_over_replicas([reconstruction, kl])
+        return self._update(reconstruction + kl, reconstruction, kl, rows)
+
+    def _shares(self, data: Any, training: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """What this replica's rows, so many, have of the means of both parts of -ELBO."""
+        log_likelihood, kl = self._parts(_events(data), 1, self._next_seed(), training)
+        count = tf.size(log_likelihood)
+        (rows,) = sum_over_replicas([tf.cast(count, kl.dtype)])
+        return -tf.reduce_sum(log_likelihood) / rows, tf.reduce_sum(kl) / rows, count
 
     def _update(
         self, loss: tf.Tensor, reconstruction: tf.Tensor, kl: tf.Tensor, rows: tf.Tensor
@@ -199,9 +209,13 @@ class FlowVAE(keras.Model):
         return self.compute_metrics(None, None, None)
 
     def _next_seed(self) -> tf.Tensor:
-        """Another one for every batch; the count is saved with the weights."""
+        """Another one for every batch and replica; the count is saved with the weights."""
         self._draws.assign_add(1)
-        return tf.stack([tf.constant(self.seed % 2**31, tf.int32), self._draws.value])
+        seed = tf.stack([tf.constant(self.seed % 2**31, tf.int32), self._draws.value])
+        if replica_count() == 1:
+            return seed
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return tf.random.fold_in(seed, replica)
 
     def _kl_weight(self) -> tf.Tensor:
         step = tf.cast(self.optimizer.iterations, tf.float32)
