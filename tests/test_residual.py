@@ -63,6 +63,16 @@ def test_fixed_points_are_found_row_by_row():
     found = fixed_point(step, tf.constant(shift)).numpy()
     assert np.isnan(found[3]).all()
     assert np.isfinite(np.delete(found, 3, axis=0)).all()
+    nowhere = fixed_point(
+        lambda x: x * shift[:, :1] ** 0 + shift[:, :1], tf.zeros([50, 30], tf.float64)
+    )
+    assert np.isnan(nowhere[3]).all()
+
+
+def test_draws_given_what_is_missing_are_missing():
+    flow = flows.residual(2, layers=1, hidden_units=(4,), context_size=1, seed=0)
+    drawn = flow.sample(context=np.array([[np.nan], [0.0]]), seed=0).numpy()
+    np.testing.assert_array_equal(np.isnan(drawn), [[True, True], [False, False]])
 
 
 @pytest.mark.parametrize("event", [(3,), (4, 5, 2)])

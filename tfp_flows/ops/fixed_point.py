@@ -25,7 +25,8 @@ def fixed_point(function: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor) ->
 
     Args:
       function: `(n, d) -> (n, d)`, contractive in the Euclidean norm, each row for itself.
-      start: `(n, d)`. A row that is not finite stays as it is.
+      start: `(n, d)`. A row that is not finite stays as it is; one from which `function` leads to
+        no finite point becomes NaN.
 
     Source: Homer F. Walker and Peng Ni, "Anderson Acceleration for Fixed-Point Iterations" (2011).
 
@@ -79,4 +80,6 @@ def fixed_point(function: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor) ->
         (start, start, unknown, history, *first),
         maximum_iterations=_LIMIT,
     )
-    return found[1]
+    best, residual = found[1], found[2]
+    lost = tf.reduce_all(tf.math.is_finite(start) & ~tf.math.is_finite(residual), -1)
+    return tf.where(lost[:, None], tf.constant(np.nan, start.dtype), best)
