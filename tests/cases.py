@@ -69,6 +69,7 @@ def variable(value: float | list[float]) -> Callable[[str], tf.Variable]:
 TRANSFORMERS = {
     "Additive": t.Additive(),
     "Affine": t.Affine(),
+    "AffineBounded": t.Affine(max_log_scale=1.0, max_shift=0.5),
     "RationalQuadraticSpline": t.RationalQuadraticSpline(bins=6, bound=BOUND),
     "LinearSpline": t.LinearSpline(bins=4, bound=BOUND),
     "QuadraticSpline": t.QuadraticSpline(bins=4, bound=BOUND),

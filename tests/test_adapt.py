@@ -9,8 +9,8 @@ import tensorflow_probability as tfp
 from helpers import normal
 from small_flows import affine_model
 
-from tfp_flows import Flow, FlowModel, bijectors, distributions
-from tfp_flows.model import ConstantColumnWarning, OutlierWarning
+from tfp_flows import Flow, FlowModel, bijectors, distributions, flows
+from tfp_flows.model import ConstantColumnWarning, OutlierWarning, TiedValuesWarning
 from tfp_flows.ops import columns
 
 tfd, tfb = tfp.distributions, tfp.bijectors
@@ -160,6 +160,36 @@ def test_outliers_are_reported_where_the_last_bijector_standardizes(last):
         made.adapt(np.delete(x, 1234, 0))
         wide = np.exp(2 * x[:1000])  # Wide before the logarithm, not behind it.
         affine_model(last=bijectors.Support(2, "positive")).adapt(wide)
+
+
+def real_maf(seed=0, **options):
+    return flows.maf(2, layers=1, support="real", seed=seed, **options)
+
+
+# With what columns behind the first there are, if it is one of categories.
+PARTS = {
+    "flow": (real_maf, 0),
+    "dequantized": (lambda: distributions.Dequantized(real_maf(), [0.0, 1.0]), 0),
+    "stacked": (lambda: distributions.Stacked([real_maf(0), real_maf(1)]), 0),
+    "categories": (lambda: distributions.WithCategories(real_maf(context_size=3), [3]), 1),
+}
+
+
+@pytest.mark.parametrize("far", [1e4, 1e20])
+@pytest.mark.parametrize("name", PARTS)
+def test_outliers_are_reported_however_far_in_whatever_holds_a_flow(name, far):
+    make, before = PARTS[name]
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    x[:, 1] = np.round(x[:, 1] * 3)
+    x[:, 0] = np.linspace(-1, 1, 200)
+    data = np.c_[np.tile([0.0, 1, 2, 1], 50)[:, None][:, :before], x]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OutlierWarning)
+        warnings.simplefilter("ignore", TiedValuesWarning)
+        FlowModel(make()).adapt(data)
+    data[3, before] = far
+    with pytest.warns(OutlierWarning, match=f"in column {before}: .* in row 3"):
+        FlowModel(make()).adapt(data)
 
 
 HEAVY_TAILS = {

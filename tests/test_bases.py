@@ -97,6 +97,8 @@ def test_fresh_bases_are_what_their_formulas_say():
     np.testing.assert_allclose(bases.student_t(2, 3.0, dtype="float64").log_prob(x), student)
     resampled = bases.resampled(2, (8,), dtype="float64").log_prob(x)
     np.testing.assert_allclose(resampled, standard, rtol=1e-12)
+    ends = bases.resampled(2, (8,)).log_prob([[np.inf, 0.0], [-np.inf, np.inf], [np.nan, 0.0]])
+    np.testing.assert_array_equal(ends, [-np.inf, -np.inf, np.nan])
 
 
 def test_mixture_by_hand():

@@ -124,6 +124,26 @@ def test_adapt_takes_a_point_of_each_interval():
         model.adapt(np.array([[1.0, np.nan], [2.0, 3.0]]))
 
 
+def test_adapt_leaves_out_what_says_nothing_and_refuses_what_cannot_be():
+    flow = flows.neural_spline(1, layers=1, support="positive", seed=0)
+    model = FlowModel(distributions.Censored(flow))
+    data = np.array([[1.0, 1.0], [0.0, INF], [-3.0, 1.0], [-INF, INF], [4.0, 4.0]])
+    model.adapt(data)
+    np.testing.assert_allclose(flow.bijector.bijectors[0].shift, [np.log(4) / 2], rtol=1e-5)
+    for impossible in ([-2.0, -2.0], [-3.0, -2.0], [-INF, -1.0]):
+        with pytest.raises(ValueError, match=r"a part in the support.*\(-.*, -.*\) in row 4"):
+            model.adapt(np.concatenate([data[:4], [impossible]]))
+
+
+def test_adapt_keeps_context_beside_its_rows():
+    flow = flows.neural_spline(1, layers=1, context_size=1, support="positive", seed=0)
+    model = FlowModel(distributions.Censored(flow))
+    data = np.array([[1.0, 1.0], [0.0, INF], [4.0, 4.0]])
+    model.adapt(np.arange(3.0)[:, np.newaxis], data)
+    with pytest.raises(ValueError, match="in row 1"):
+        model.adapt(np.arange(3.0)[:, np.newaxis], np.array([[1.0, 1.0], [-1, -1], [4.0, 4.0]]))
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="one column"):
         distributions.Censored(flows.real_nvp(2, layers=1))

@@ -293,6 +293,11 @@ def test_any_integer_is_a_seed(seed):
 
 
 def test_a_base_that_does_not_fit_is_an_error():
+    parts = tfb.Chain([tfb.JointMap([tfb.Scale(2.0), tfb.Exp()]), tfb.Split([2, 1])])
+    joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0)])
+    for arguments in ((tfd.MultivariateNormalDiag(tf.zeros(3)), parts), (joint, tfb.Exp())):
+        with pytest.raises(ValueError, match=r"events of one tensor.*TransformedDistribution"):
+            Flow(*arguments)
     with pytest.raises(ValueError, match=r"events of rank 1 or more.*Received: event_shape"):
         Flow(tfd.Normal([0.0, 0.0], 1.0), bijectors.Rotation2D(0.1))
     with pytest.raises(ValueError, match=r"base and the bijectors.*sizes \[2, 3\]"):

@@ -288,3 +288,13 @@ def test_a_stack_given_context():
     stacked = stack(models, x, context)
     alone = [model.log_prob(x, context).numpy().mean() for model in models]
     assert stacked.log_prob(x, context).numpy().mean() >= max(alone)
+
+
+def test_given_context_it_is_as_others_are():
+    stacked = distributions.Stacked([flow(seed, context_size=3) for seed in (0, 1)])
+    given = stacked.given(normal(5, 3))
+    np.testing.assert_array_equal(given.sample(4, seed=1), given.sample(4, seed=1))
+    x = normal(5, 2)
+    np.testing.assert_allclose(given[1:3].log_prob(x[1:3]), given.log_prob(x)[1:3], rtol=1e-6)
+    with pytest.raises(TypeError, match="numbers"):
+        given.log_prob(np.array([None, None]))

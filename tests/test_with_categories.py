@@ -4,6 +4,7 @@ import itertools
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from helpers import normal, randomize
@@ -94,7 +95,7 @@ def test_a_model_learns_what_depends_on_what(tmp_path):
     shares = np.exp([start.log_prob(data[:1])])
     assert np.isfinite(shares).all()
     model.compile(keras.optimizers.Adam(3e-3))
-    model.fit(data, epochs=30, batch_size=200, verbose=0)
+    model.fit(data, epochs=60, batch_size=200, verbose=0)
     log_prob = np.log([0.5, 0.3, 0.2])[kind] + np.log(
         np.where(flag, np.array([0.1, 0.5, 0.9])[kind], np.array([0.9, 0.5, 0.1])[kind])
     )
@@ -127,3 +128,36 @@ def test_bad_arguments_raise():
     plain = distributions.WithCategories(numbers, [3, 2])
     with pytest.raises(ValueError, match="let its last bijector be a Support"):
         plain.adapt(np.zeros((4, 4)))
+
+
+def test_given_context_it_is_as_others_are():
+    made = joint(context_size=2)
+    given = made.given(normal(5, 2))
+    np.testing.assert_array_equal(given.sample(4, seed=1), given.sample(4, seed=1))
+    drawn = given.sample(seed=1)
+    np.testing.assert_allclose(given[1:3].log_prob(drawn[1:3]), given.log_prob(drawn)[1:3])
+    with pytest.raises(TypeError, match="numbers"):
+        given.log_prob(np.array([None] * 4))
+
+
+@pytest.mark.parametrize("steps", [0.0, 1.0])
+def test_adapt_names_columns_of_the_whole_row(steps):
+    made = joint()
+    if steps:
+        numbers = distributions.Dequantized(made.distribution, steps, align="left")
+        made = distributions.WithCategories(numbers, [3, 2])
+    data = np.column_stack([np.arange(9) % 3, np.arange(9) % 2, np.arange(9), np.arange(9) ** 2.0])
+    for column, value, error in (
+        (3, np.inf, "finite.* row 7, column 3"),
+        (3, np.nan, "finite.* row 7, column 3"),
+        (1, 2.0, "categories 0, ..., 1 in column 1"),
+        *([(2, 0.5, "multiples of `steps`, 1 in column 2")] if steps else []),
+    ):
+        bad = data.copy()
+        bad[7, column] = value
+        with pytest.raises(ValueError, match=error):
+            FlowModel(made).adapt(bad)
+        frame = pd.DataFrame(bad, columns=list("abcd"))
+        named = error.replace(f"column {column}", f"column '{frame.columns[column]}'")
+        with pytest.raises(ValueError, match=named):
+            FlowModel(made).adapt(frame)

@@ -127,6 +127,14 @@ class Support(Bijector):
     def _inverse_event_shape_tensor(self, shape: tf.Tensor) -> tf.Tensor:
         return tf.concat([shape[:-1], [self.event_size]], 0)
 
+    def unconstrain(self, y: Any) -> tf.Tensor:
+        """The unconstrained columns `u` of events, as they are before `shift` and `scale`."""
+        return self._map.unconstrain(tf.convert_to_tensor(y, self.dtype))[0]
+
+    def inside(self, y: Any) -> tf.Tensor:
+        """Which events lie in the support."""
+        return tf.reduce_all(self._map.inside(tf.convert_to_tensor(y, self.dtype)), -1)
+
     def adapt(self, y: Any) -> None:
         """Set `shift` and `scale` so that the unconstrained columns have mean 0 and deviation 1.
 

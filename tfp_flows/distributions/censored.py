@@ -10,7 +10,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import distributions as tfd
 
+from tfp_flows.bijectors.support import Support
+from tfp_flows.distributions.chain import flatten_chain
 from tfp_flows.distributions.conditional import Conditional, context_shape_of
+from tfp_flows.distributions.flow import Flow
 from tfp_flows.ops.capabilities import context_size_of, needs_raw_data
 
 __all__ = ["Censored"]
@@ -116,8 +119,11 @@ class Censored(Conditional):
     def adapt(self, x: Any, context: Any | None = None, *, again: bool = True) -> None:
         """Call `distribution.adapt` with a point of each interval: the middle, or its finite end.
 
+        Intervals whose point is outside of the support, as of `(0, inf)`, say nothing of units.
+
         Raises:
-          ValueError: `distribution` does not take data in their own units, as ends are.
+          ValueError: `distribution` does not take data in their own units, as ends are; or a row
+            has no part in the support.
         """
         if again and not needs_raw_data(self.distribution):
             raise ValueError(
@@ -127,10 +133,26 @@ class Censored(Conditional):
         ends = np.asarray(x, "float64")
         known = np.isfinite(ends)
         points = np.where(known, ends, 0.0).sum(-1, keepdims=True)
-        rows = known.any(-1)
-        points = (points / np.maximum(known.sum(-1, keepdims=True), 1))[rows]
+        points = points / np.maximum(known.sum(-1, keepdims=True), 1)
+        rows = known.any(-1) & self._inside(points)
+        for row in np.flatnonzero(~rows):
+            given = None if context is None else tf.convert_to_tensor(context)[row]
+            if np.isneginf(self.log_prob(ends[row], given)):
+                raise ValueError(
+                    "`x` must hold intervals with a part in the support of `distribution`. "
+                    f"Received: ({ends[row, 0]:g}, {ends[row, 1]:g}) in row {row}"
+                )
+        points = points[rows]
         context = None if context is None else tf.boolean_mask(tf.convert_to_tensor(context), rows)
         self.distribution.adapt(points, context, again=again)
+
+    def _inside(self, points: np.ndarray) -> np.ndarray:
+        """Which points, `(n, 1)`, lie in the support, as far as a `Support` tells."""
+        flow = self.distribution
+        last = flatten_chain(flow.bijector)[0] if isinstance(flow, Flow) else None
+        if isinstance(last, Support):
+            return last.inside(points).numpy()
+        return np.ones(len(points), bool)
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
         lower, upper = tf.unstack(value, axis=-1)

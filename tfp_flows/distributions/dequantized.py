@@ -17,6 +17,7 @@ from tfp_flows.distributions.conditional import NotReparameterized, context_shap
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.ops.capabilities import context_size_of, needs_raw_data
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.columns import column_name, named
 from tfp_flows.ops.seeds import stateless_seed
 
 __all__ = ["Dequantized", "bits_per_dim"]
@@ -82,7 +83,8 @@ class Dequantized(NotReparameterized):
       align: `"center"`, for values rounded to the nearest; or `"left"`, the cell `[x, x + h)`, for
         values rounded down, as ages in years are, and for counts in a positive support.
       seed: integer for the same noise at every call on equal values, and for the initial weights
-        of the noise flow; or `None`.
+        of the noise flow; or `None`. With an integer, `log_prob` cannot be in
+        `tf.vectorized_map`, where TensorFlow takes no seeds that depend on what is mapped.
       name: name of the distribution.
 
     Raises:
@@ -201,12 +203,19 @@ class Dequantized(NotReparameterized):
                 "`distribution` must take data in their own units, as `steps` are: let its last "
                 f"bijector be a Support. Received: distribution={self.distribution!r}"
             )
-        x = x if hasattr(x, "columns") else np.asarray(x)  # Columns keep their names in errors.
-        _check_grid(np.asarray(x), self._steps)
+        names, x = getattr(x, "columns", None), np.asarray(x)
+        _check_grid(x, self._steps, names)
         u = np.random.RandomState(0).uniform(size=x.shape) + self._lowest
-        self.distribution.adapt(x + u * self._steps, context, again=again)
+        noisy = x + u * self._steps
+        noisy = noisy if names is None else named(noisy, names)
+        self.distribution.adapt(noisy, context, again=again)
         if self.noise is not None and again:
-            self.noise.adapt(np.asarray(x))
+            self.noise.adapt(x)
+
+    @property
+    def middle(self) -> np.ndarray:
+        """The middle of a cell, less the value that it stands for, in the shape of an event."""
+        return (self._lowest + 0.5) * self._steps
 
     @property
     def _lowest(self) -> float:
@@ -214,6 +223,7 @@ class Dequantized(NotReparameterized):
         return -0.5 if self.align == "center" else 0.0
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
+        value = self._in_batch(value)
         seed = None
         if self.seed is not None:
             # Other values, other noise: else errors of batches would not average out.
@@ -225,7 +235,8 @@ class Dequantized(NotReparameterized):
             u = tf.random.stateless_uniform(shape, seed, dtype=self.dtype)
             log_noise = tf.zeros([], self.dtype)
         else:
-            u, log_noise = self.noise(value, self.samples, seed)
+            finite = tf.where(tf.math.is_finite(value), value, tf.zeros_like(value))
+            u, log_noise = self.noise(finite, self.samples, seed)
             if self._noise_columns is not None:
                 u = tf.concat([u, tf.zeros_like(u[..., :1])], -1)
                 u = tf.gather(u, self._noise_columns, axis=-1)
@@ -234,8 +245,19 @@ class Dequantized(NotReparameterized):
         log_mean = tf.reduce_logsumexp(log_weights, 0) - np.log(self.samples)
         return log_mean + self._log_cell
 
+    def _in_batch(self, value: tf.Tensor) -> tf.Tensor:
+        """Events with all axes of the batch, in front of which the axis of noise draws goes."""
+        batch = self.distribution.batch_shape
+        if batch.rank == 0:
+            return value
+        rows, event = tf.split(tf.shape(value), [-1, self.event_shape.rank])
+        shape = tf.broadcast_dynamic_shape(rows, self.distribution.batch_shape_tensor())
+        static = tf.broadcast_static_shape(value.shape[: -self.event_shape.rank], batch)
+        value = tf.broadcast_to(value, tf.concat([shape, event], 0))
+        return tf.ensure_shape(value, static.concatenate(self.event_shape))
 
-def _check_grid(x: np.ndarray, steps: np.ndarray) -> None:
+
+def _check_grid(x: np.ndarray, steps: np.ndarray, names: Any | None) -> None:
     """Raise a ValueError at the first value that is not a multiple of its column's step."""
     columns = x.reshape(len(x), steps.size).T
     for index, step, column in zip(np.ndindex(steps.shape), steps.flat, columns, strict=True):
@@ -245,6 +267,6 @@ def _check_grid(x: np.ndarray, steps: np.ndarray) -> None:
             if len(off):
                 raise ValueError(
                     f"`x` must be multiples of `steps`, {step:g} in column "
-                    f"{', '.join(map(str, index))}: subtract the offset of the grid. "
+                    f"{column_name(index, names)}: subtract the offset of the grid. "
                     f"Received: {column[off[0]]} in row {off[0]}"
                 )

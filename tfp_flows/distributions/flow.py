@@ -74,7 +74,7 @@ class Flow(Conditional, JointDensity, Moments, TransformedDistributionBase):
     Raises:
       TypeError: `distribution` or `bijector` is of another type.
       ValueError: conditional bijectors inside have different context sizes; context is missing,
-        has another width, or is given to an unconditional flow.
+        has another width, or is given to an unconditional flow; events are several tensors.
 
     Source: George Papamakarios et al., "Normalizing Flows for Probabilistic Modeling and Inference"
     (2021).
@@ -106,6 +106,12 @@ class Flow(Conditional, JointDensity, Moments, TransformedDistributionBase):
             )
         if not isinstance(bijector, tfb.Bijector):
             raise TypeError(f"`bijector` must be a tfb.Bijector. Received: bijector={bijector!r}")
+        if any(map(tf.nest.is_nested, (distribution.dtype, bijector.inverse_min_event_ndims))):
+            raise ValueError(
+                "`distribution` and `bijector` must have events of one tensor: for parts, use "
+                f"tfd.TransformedDistribution. Received: dtypes {distribution.dtype} of events, "
+                f"mapped to ranks {bijector.inverse_min_event_ndims}"
+            )
         needed, rank = bijector.forward_min_event_ndims, distribution.event_shape.rank
         if isinstance(needed, int) and rank is not None and rank < needed:
             raise ValueError(

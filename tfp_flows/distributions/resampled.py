@@ -126,7 +126,8 @@ class Resampled(NotReparameterized):
         return -0.5 * (tf.reduce_sum(z**2, -1) + self.event_size * np.log(2 * np.pi))
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
-        rows = tf.reshape(value, [-1, self.event_size])
+        finite = tf.where(tf.math.is_finite(value), value, tf.zeros_like(value))
+        rows = tf.reshape(finite, [-1, self.event_size])
         _, log_ratio = self._log_acceptance(rows, learn=True)
         return self._log_normal(value) + tf.reshape(log_ratio, tf.shape(value)[:-1])
 

@@ -113,7 +113,7 @@ class Stacked(NotReparameterized):
         self.weights.assign(array / array.sum())
 
     def _given(self, context: tf.Tensor) -> tfd.Distribution:
-        return _Given(self, [member.given(context) for member in self.members])
+        return _Given(self, context)
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
         return _log_prob(self.members, self.weights, value)
@@ -135,20 +135,23 @@ class Stacked(NotReparameterized):
         return None  # Supports of members may differ.
 
 
-class _Given(tfd.Distribution):
+class _Given(NotReparameterized):
     """A `Stacked` under a context."""
 
-    def __init__(self, stacked: Stacked, members: list[tfd.Distribution]):
+    def __init__(self, stacked: Stacked, context: tf.Tensor):
         parameters = dict(locals())
-        self.stacked, self.members = stacked, members
-        super().__init__(
-            dtype=stacked.dtype,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=stacked.name,
-        )
+        self.stacked = stacked
+        self.context_ndims = len(stacked.context_shape or ())
+        self.members = [member.given(context) for member in stacked.members]
+        super().__init__(dtype=stacked.dtype, parameters=parameters, name=stacked.name)
+
+    @classmethod
+    def _parameter_properties(
+        cls, dtype: tf.DType | None, num_classes: int | None = None
+    ) -> dict[str, Any]:
+        return {
+            "context": tfp.util.ParameterProperties(event_ndims=lambda self, *_: self.context_ndims)
+        }
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
         return _log_prob(self.members, self.stacked.weights, value)

@@ -16,6 +16,7 @@ from tfp_flows.distributions.conditional import NotReparameterized
 from tfp_flows.networks import Parameters
 from tfp_flows.ops.capabilities import context_size_of, needs_raw_data
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.columns import named
 from tfp_flows.ops.seeds import derived_seed
 
 __all__ = ["WithCategories"]
@@ -133,14 +134,15 @@ class WithCategories(NotReparameterized):
                 "`distribution` must take data in their own units: let its last bijector be a "
                 f"Support. Received: distribution={self.distribution!r}"
             )
-        x = np.asarray(x)
-        codes, numbers = x[:, : len(self.categories)], x[:, len(self.categories) :]
+        names, x = getattr(x, "columns", range(np.shape(x)[-1])), np.asarray(x)
+        count = len(self.categories)
+        codes, numbers = x[:, :count], named(x[:, count:], names[count:])
         for column, count in enumerate(self.categories):
             bad = ~np.isin(codes[:, column], np.arange(count))
             if bad.any():
                 row = int(bad.argmax())
                 raise ValueError(
-                    f"`x` must hold categories 0, ..., {count - 1} in column {column}. "
+                    f"`x` must hold categories 0, ..., {count - 1} in column {names[column]!r}. "
                     f"Received: {codes[row, column]} in row {row}"
                 )
             if again:
@@ -220,20 +222,19 @@ class WithCategories(NotReparameterized):
         return None  # Categories are discrete: no smooth map leads to them.
 
 
-class _Given(tfd.Distribution):
+class _Given(NotReparameterized):
     """A `WithCategories` under a context."""
 
     def __init__(self, joint: WithCategories, context: tf.Tensor):
         parameters = dict(locals())
         self.joint, self.context = joint, context
-        super().__init__(
-            dtype=joint.dtype,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=joint.name,
-        )
+        super().__init__(dtype=joint.dtype, parameters=parameters, name=joint.name)
+
+    @classmethod
+    def _parameter_properties(
+        cls, dtype: tf.DType | None, num_classes: int | None = None
+    ) -> dict[str, Any]:
+        return {"context": tfp.util.ParameterProperties(event_ndims=1)}
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
         return self.joint.log_prob_given(value, self.context)

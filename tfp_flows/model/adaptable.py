@@ -94,8 +94,8 @@ class AdaptableModel(SavableModel):
         steps = getattr(self.distribution, "steps", None)
         if not raw:
             self.event_standardizer.adapt(events, name, scale=scale)
-        elif steps is None:  # Cells have a probability, even if all events lie in one.
-            check_raw(self, events, name)
+        else:
+            check_raw(self, events, name, steps)
         if context is not None and self.context_standardizer is not None:
             self.context_standardizer.adapt(context, "x", scale=scale)
         for embedding in self._embeddings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -11,11 +11,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from tfp_flows.bijectors.support import Support
 from tfp_flows.distributions.chain import flatten_chain
 from tfp_flows.distributions.dequantized import Dequantized
 from tfp_flows.distributions.flow import Flow
+from tfp_flows.distributions.stacked import Stacked
+from tfp_flows.distributions.with_categories import WithCategories
 from tfp_flows.model.data import check_finite
-from tfp_flows.ops.capabilities import Adaptable, context_size_of
 from tfp_flows.ops.columns import (
     Outlier,
     check_unit,
@@ -178,11 +180,16 @@ def _warn_of_constants(columns: list[str], name: str) -> None:
         )
 
 
-def check_raw(model: Any, events: Any, name: str) -> None:
-    """Raise a ValueError if events that are not standardized are not finite, or do not vary."""
+def check_raw(model: Any, events: Any, name: str, steps: Any | None) -> None:
+    """Raise a ValueError if events that are not standardized are not finite, or do not vary.
+
+    Rounded values, of columns with steps, need not: their cell has a probability.
+    """
     check_finite(events, name, model.event_dtype, infinite=model.infinite_events)
     if not model.infinite_events:
         constant = constant_columns(np.asarray(events), model.event_dtype)
+        if steps is not None:
+            constant &= np.asarray(steps) == 0
         check_varies(constant, model.event_dtype, name, getattr(events, "columns", None))
 
 
@@ -216,15 +223,31 @@ def check_support(model: Any, context: Any, events: Any, name: str) -> None:
 
 def warn_of_raw_outliers(distribution: tfd.Distribution, events: Any, name: str) -> None:
     """Warn of outliers in events that the last bijector has standardized by its own `adapt`."""
-    flow = distribution.distribution if isinstance(distribution, Dequantized) else distribution
-    if not isinstance(flow, Flow):
-        return
-    last = flatten_chain(flow.bijector)[0]
-    adapted = isinstance(last, Adaptable) and context_size_of(last) is None
     data = np.asarray(events, "float64")
-    standardized = last.inverse(tf.constant(data, flow.dtype)).numpy() if adapted else data
-    if outlier := find_outlier(standardized, shown=data):
-        _warn_of_outlier(outlier, name, getattr(events, "columns", None))
+    for last, first, columns in _units(distribution, 0, data):
+        shown = data[:, first : first + columns.shape[1]]
+        # Shift and scale, which the outlier itself has set, make no difference.
+        squeezed = last.unconstrain(columns).numpy() if isinstance(last, Support) else columns
+        if outlier := find_outlier(squeezed, shown=shown):
+            outlier = outlier._replace(column=(first + outlier.column[0],))
+            _warn_of_outlier(outlier, name, getattr(events, "columns", None))
+            return
+
+
+def _units(
+    distribution: tfd.Distribution, first: int, data: np.ndarray
+) -> Iterator[tuple[Any, int, np.ndarray]]:
+    """The last bijectors of the flows within, the first of the columns that each has, and these."""
+    if isinstance(distribution, Stacked):
+        for member in distribution.members:
+            yield from _units(member, first, data)
+    elif isinstance(distribution, WithCategories):
+        count = len(distribution.categories)
+        yield from _units(distribution.distribution, first + count, data[:, count:])
+    elif isinstance(distribution, Dequantized):
+        yield from _units(distribution.distribution, first, data + distribution.middle)
+    elif isinstance(distribution, Flow):
+        yield flatten_chain(distribution.bijector)[0], first, data
 
 
 def _warn_of_outlier(outlier: Outlier, name: str, names: Any, remedy: str = "") -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "constant_columns",
     "find_outlier",
     "moments",
+    "named",
     "robust_moments",
 ]
 
@@ -118,6 +119,19 @@ def find_outlier(data: np.ndarray, shown: np.ndarray | None = None) -> Outlier |
     values = (columns if shown is None else np.asarray(shown, "float64"))[:, k]
     limits = float(np.quantile(values, 0.05)), float(np.quantile(values, 0.95))
     return Outlier(column, row, float(values[row]), float(moments(values)[1]), limits)
+
+
+class _Named(np.ndarray):
+    """An array whose columns have names, as those of a table have."""
+
+    columns: Sequence[Any]
+
+
+def named(data: Any, names: Sequence[Any]) -> _Named:
+    """Data whose columns are called by these names, or other numbers, in errors."""
+    array = np.asarray(data).view(_Named)
+    array.columns = names
+    return array
 
 
 def column_name(index: Sequence[int] | np.ndarray, names: Any = None) -> str:
