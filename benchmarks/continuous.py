@@ -31,7 +31,7 @@ MODELS = {
     "ours_ot_flow": ("tfp_flows, OT-Flow", 1e-2),
     "ours_residual": ("tfp_flows, residual flow", 5e-3),
     "zuko_cnf": ("Zuko, CNF", 1e-2),
-    "torchflows_ffjord": ("torchflows, FFJORD", 1e-2),
+    "torchflows_ffjord": ("torchflows, FFJORD", 3e-4),
     "torchflows_ot_flow": ("torchflows, OT-Flow", 1e-2),
     "torchflows_residual": ("torchflows, residual flow", 5e-3),
     "torchcfm": ("torchcfm, flow matching", 5e-3),
