@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import randomize
 from worlds import Bandit, OfSpaces, Unseeded, Walk
 
 from tfp_flows import rl
@@ -245,6 +246,19 @@ def test_the_policy_is_the_softmax_of_q_before_and_after_training(steps):
     shift = np.min([net(observations)[:, 0] for net in agent._shifts], 0)
     found = agent.q(observations, squash.forward(tf.constant(u)))
     np.testing.assert_allclose(found, agent.temperature * by_hand + shift, atol=1e-9)
+
+
+def test_the_values_of_one_flow_are_bounded_at_the_ends_of_the_box():
+    """Else an action that is pushed against them is worth whatever the density is there."""
+    agent = rl.FlowActorCritic(Bandit, **{**OFF, "dtype": "float64"})
+    randomize(agent.model.distribution, stddev=20.0)
+    observations = np.linspace(-1, 1, 50)[:, None]
+    zeros = tf.zeros([50, 2], "float64")
+    place = agent.policy.unsquashed.given(observations).bijector.forward(zeros)
+    # Of two couplings, each shifts one column, before the scale.
+    assert 3 < np.abs(place).max() <= 2 + 2 * np.e + 1e-9
+    ends = [agent._scale.forward(z, context=observations) for z in (zeros, zeros + 1)]
+    assert 0.9 < np.abs(np.log(ends[1] - ends[0])).max() <= 1 + 1e-9
 
 
 BOX = gymnasium.spaces.Box

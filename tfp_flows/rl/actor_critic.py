@@ -49,7 +49,9 @@ class FlowActorCritic(OffPolicy):
 
     Q can be no richer than the flow: of one column of actions it is a parabola in `u`, and with
     more each column may be bent by the others. Where the best actions are far apart, or a low
-    temperature meets values that a parabola cannot follow, take `SAC`.
+    temperature meets values that a parabola cannot follow, take `SAC`. Every shift is within ±2,
+    and `σ` between 1/e and e: of a policy that is pushed against an end of its box, the density
+    grows without bound, and with it the values that are read from it.
 
     Entropies are those of actions in their own unit.
 
