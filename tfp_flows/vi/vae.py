@@ -175,7 +175,7 @@ class FlowVAE(keras.Model):
         with tf.GradientTape() as tape:
             reconstruction, kl, rows = self._shares(data, True)
             (whole,) = sum_over_replicas([kl])
-            costs = tf.where(whole >= self.free_bits, kl, self.free_bits / replicas)
+            costs = tf.where(whole < self.free_bits, self.free_bits / replicas, kl)
             loss = reconstruction + self._kl_weight() * costs + sum(self.losses) / replicas
             scaled = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
