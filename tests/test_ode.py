@@ -127,3 +127,20 @@ def test_dopri5_that_does_not_arrive_says_so():
 
     with pytest.raises(tf.errors.InvalidArgumentError, match="did not arrive in 20 steps"):
         integrate(stiff, tf.ones([2, 1]), 0.0, 1.0, solver="dopri5", max_steps=20)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_no_rows_have_no_gradient_where_their_number_is_not_known(solver):
+    """As of the last rows of an epoch, of which one of several devices may see none."""
+    x, matrix = problem("float64")
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 3], "float64")])
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(matrix)
+            found = integrate(linear, x, 0.0, 1.0, parameters=[matrix], solver=solver)
+            total = tf.reduce_sum(found.x)
+        return tape.gradient(total, matrix)
+
+    np.testing.assert_array_equal(gradient(x[:0]), np.zeros((3, 3)))
+    assert np.abs(gradient(x)).min() > 0

@@ -286,7 +286,8 @@ def _solve_adaptive(
     ]
     begin = tf.zeros_like(first[1])
     count, t, _, y, total, _, _, evaluations, *arrays = tf.while_loop(
-        lambda i, t, *_: tf.reduce_any(sign * (end - t) > 0),
+        # Of no rows there is one step, too: nothing can be gathered from empty arrays.
+        lambda i, t, *_: (i == 0) | tf.reduce_any(sign * (end - t) > 0),
         body,
         (0, zeros + start, h, x, begin, *first, tf.ones(rows, tf.int32), *arrays),
         parallel_iterations=1,
