@@ -130,6 +130,15 @@ def test_rows_are_those_of_the_table(column, value, options, tmp_path):
     assert any(f"row {row}" in result.stderr for row in (21, 22, 23)), result.stderr
 
 
+def test_a_column_may_be_called_as_rows_are(tmp_path):
+    table = make_table(60).rename(columns={"weight": "row 999"})
+    table.loc[20:50, "row 999"] = -1.0
+    table.to_csv(tmp_path / "table.csv", index=False)
+    usual = ["--out", tmp_path / "out", "--support", "real,positive,positive"]
+    result = run("fit", tmp_path / "table.csv", *usual)
+    assert result.exit_code == 1 and "'row 999'. Received: -1.0 in row " in result.stderr
+
+
 def test_an_existing_folder_or_file_is_left_alone(fitted, folder):
     out, _ = fitted
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}

@@ -45,7 +45,13 @@ class Rows:
 
     def in_table(self, message: str) -> str:
         """A message about these rows, which the library counts from 0, for who sees the table."""
-        return re.sub(r"\brow (\d+)", lambda m: f"row {self.numbers[int(m[1])]}", message)
+
+        def translated(found: re.Match[str]) -> str:
+            place = int(found[2])
+            known = place < len(self)  # A column may have any name.
+            return f"{found[1]} row {self.numbers[place]}" if known else found[0]
+
+        return re.sub(r"\b(in|at) row (\d+)", translated, message)
 
     def digest(self) -> str:
         """A short hash of the values, in their order."""

@@ -135,9 +135,10 @@ class Censored(Conditional):
         points = np.where(known, ends, 0.0).sum(-1, keepdims=True)
         points = points / np.maximum(known.sum(-1, keepdims=True), 1)
         rows = known.any(-1) & self._inside(points)
-        for row in np.flatnonzero(~rows):
-            given = None if context is None else tf.convert_to_tensor(context)[row]
-            if np.isneginf(self.log_prob(ends[row], given)):
+        doubtful = np.flatnonzero(~rows | (ends[:, 0] > ends[:, 1]))
+        given = None if context is None else tf.gather(context, doubtful)
+        for row, log_prob in zip(doubtful, self.log_prob(ends[doubtful], given), strict=True):
+            if np.isneginf(log_prob):
                 raise ValueError(
                     "`x` must hold intervals with a part in the support of `distribution`. "
                     f"Received: ({ends[row, 0]:g}, {ends[row, 1]:g}) in row {row}"

@@ -35,6 +35,7 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
 
     Raises:
       FileExistsError: there is something at `path`, and `overwrite` is false.
+      IsADirectoryError: a file was written, and there is a folder at `path`.
       OSError: the folder does not exist or cannot be written; the disk is full.
 
     Example:
@@ -53,6 +54,8 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
             os.chmod(part, stat.S_IMODE(target.stat().st_mode))
         _sync(part)
         _check(target, path, overwrite)
+        if target.is_dir() and not part.is_dir():
+            raise IsADirectoryError(f"{str(path)!r} is a folder, and what is written a file.")
         _move(part, target)
     finally:
         _remove(part)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
@@ -14,6 +12,7 @@ from tfp_flows import flows
 from tfp_flows.bijectors.transformers import Additive
 from tfp_flows.distributions import Flow
 from tfp_flows.ops.seeds import derived_seed
+from tfp_flows.rl.arguments import in_interval, rows_of
 from tfp_flows.rl.environment import Environments, maker_of
 from tfp_flows.rl.layers import location_scale
 from tfp_flows.rl.networks import Rate, adam, descend, follow, network
@@ -47,11 +46,11 @@ class FlowActorCritic(OffPolicy):
     An update goes down `Σₖ (Qₖ(s, a) - y)²`, `y = r + γ minₖ V̄ₖ(s')`, in one `tf.function`. Two
     shifts `b₁` and `b₂` are trained; `V̄` is of copies that follow. There is no loss of the policy.
 
-    Q can be no richer than the flow: of one column of actions it is a parabola in `u`, and with
-    more each column may be bent by the others. Where the best actions are far apart, or a low
-    temperature meets values that a parabola cannot follow, take `SAC`. Every shift is within ±2,
-    and `σ` between 1/e and e: of a policy that is pushed against an end of its box, the density
-    grows without bound, and with it the values that are read from it.
+    Q can be no richer than the flow: of one column of actions it is a parabola in `u`, less
+    `α log |da/du|`, and with more each column may be bent by the others. Where the best actions are
+    far apart, or a low temperature meets values that a parabola cannot follow, take `SAC`. Every
+    shift is within ±2, and `σ` between 1/e and e: of a policy that is pushed against an end of its
+    box, the density grows without bound, and with it the values that are read from it.
 
     Entropies are those of actions in their own unit.
 
@@ -106,14 +105,8 @@ class FlowActorCritic(OffPolicy):
         dtype: str = "float32",
         seed: int | None = None,
     ):
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise ValueError(
-                f"`temperature` must be a positive number. Received: temperature={temperature!r}"
-            )
-        if not 0 < target_rate <= 1:
-            raise ValueError(
-                f"`target_rate` must be in (0, 1]. Received: target_rate={target_rate!r}"
-            )
+        self.temperature = in_interval(temperature, "temperature", "(0, inf)")
+        self.target_rate = in_interval(target_rate, "target_rate", "(0, 1]")
         worlds = Environments(maker_of(env), 1, 0)
         size, width = worlds.observation_size, worlds.low.size
         worlds.close()
@@ -150,7 +143,6 @@ class FlowActorCritic(OffPolicy):
             warmup=warmup,
             warmup_hold=warmup_hold,
         )
-        self.temperature, self.target_rate = temperature, target_rate
         self._scale, self._target_scale = scales
         self._shifts, self._target_shifts = (
             [
@@ -180,14 +172,17 @@ class FlowActorCritic(OffPolicy):
 
     def q(self, observations: Any, actions: Any) -> tf.Tensor:
         """The soft action-value `Q(s, a)`, `(n,)`, in units of rewards, of the smaller shift."""
-        observations = tf.convert_to_tensor(self._cast(np.asarray(observations)))
-        log_prob = self.policy.log_prob(self._cast(np.asarray(actions)), context=observations)
+        actions = rows_of(actions, self.policy.action_size, "actions", self.dtype)
+        log_prob = self.policy.log_prob(actions, context=self._rows(observations))
         return self.v(observations) + self.temperature * log_prob
 
     def v(self, observations: Any) -> tf.Tensor:
         """The soft value `V(s) = α log ∫ exp(Q(s, a) / α) da`, `(n,)`, in units of rewards."""
-        observations = tf.convert_to_tensor(self._cast(np.asarray(observations)))
-        return tf.reduce_min(self._values(observations, self._scale, self._shifts), 0)
+        return tf.reduce_min(self._values(self._rows(observations), self._scale, self._shifts), 0)
+
+    def _rows(self, observations: Any) -> tf.Tensor:
+        size = self.environments.observation_size
+        return tf.constant(rows_of(observations, size, "observations", self.dtype))
 
     def _values(self, observations: tf.Tensor, scale: Any, shifts: Sequence[Any]) -> tf.Tensor:
         """V by each shift, `(2, n)`."""

@@ -226,7 +226,7 @@ class Agent(abc.ABC):
         else:
             rng = np.random.default_rng(check_seed(seed))
             actions, *_ = self._draw_compiled(context, tf.constant(_seed_of(rng)))
-        return actions.numpy().reshape(*batch, -1)
+        return actions.numpy().reshape(*batch, self.policy.action_size)
 
     def evaluate(
         self, episodes: int = 10, *, deterministic: bool = True, seed: int = 0
@@ -300,7 +300,7 @@ class Agent(abc.ABC):
         Raises:
           FileNotFoundError: there is no such file.
           ValueError: it is no checkpoint of such an agent, or the environments cannot be brought to
-            their state.
+            their state. The agent is then as it was before.
         """
         state, numbers = checkpoints.read(path)
         variables = self._variables()
@@ -312,10 +312,16 @@ class Agent(abc.ABC):
                 f"The checkpoint must be of an agent that was made by the same arguments as this "
                 f"{type(self).__name__}. Received: one of a {agent} with {len(values)} variables"
             )
-        self._seed = numbers["seed"]
-        self.environments.seed(self._seed)
-        self.environments.restore(state["environments"])
-        self._memory.restore(state["memory"])
+        # In others, so that the own ones are as they were if these cannot be restored.
+        worlds = Environments(self._make, self.environments.count, numbers["seed"])
+        try:
+            worlds.restore(state["environments"])
+            self._memory.restore(state["memory"])
+        except ValueError:
+            worlds.close()
+            raise
+        self.environments.close()
+        self.environments, self._seed = worlds, numbers["seed"]
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         self._returns = state["returns"]["running"]

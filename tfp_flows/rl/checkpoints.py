@@ -35,7 +35,10 @@ def read(path: str | os.PathLike[str]) -> tuple[State, dict[str, Any]]:
     """
     state: State = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("it holds one array")
+        with loaded as file:
             numbers = json.loads(bytes(file["numbers"]).decode())
             for name in file.files:
                 if name != "numbers":

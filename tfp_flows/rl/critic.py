@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from tfp_flows.distributions import Flow
 from tfp_flows.model import FlowModel
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.seeds import check_seed
+from tfp_flows.rl.arguments import in_interval, rows_of
 from tfp_flows.rl.layers import conditional_flow
 from tfp_flows.rl.networks import Rate, adam, descend, follow
 from tfp_flows.rl.policy import FlowPolicy
@@ -113,12 +113,8 @@ class FlowCritic:
     ):
         context_size = positive_int(observation_size, "observation_size")
         context_size += positive_int(action_size, "action_size")
-        if not 0 <= discount < 1:
-            raise ValueError(f"`discount` must be in [0, 1). Received: discount={discount!r}")
-        if not 0 < target_rate <= 1:
-            raise ValueError(
-                f"`target_rate` must be in (0, 1]. Received: target_rate={target_rate}"
-            )
+        self.discount = in_interval(discount, "discount", "[0, 1)")
+        self.target_rate = in_interval(target_rate, "target_rate", "(0, 1]")
         if loss not in ("quantile", "likelihood"):
             raise ValueError(f"`loss` must be 'quantile' or 'likelihood'. Received: loss={loss!r}")
         if options and (isinstance(flow, FlowModel) or flow == "gaussian"):
@@ -126,7 +122,6 @@ class FlowCritic:
                 f"`flow` must be the name of a family, to have {options}. Received: flow={flow!r}"
             )
         self.loss, self.draws = loss, positive_int(draws, "draws")
-        self.discount, self.target_rate = discount, target_rate
         self.observation_size, self.action_size = observation_size, action_size
 
         common = {"layers": layers, "dtype": dtype, "seed": seed}
@@ -298,12 +293,18 @@ class FlowCritic:
         return 2 * tf.reduce_mean(levels[:, tf.newaxis] * excess - tf.minimum(excess, 0.0))
 
     def _context(self, observations: Any, actions: Any) -> tf.Tensor:
-        observations, actions = (np.asarray(x, self.dtype) for x in (observations, actions))
+        observations = rows_of(observations, self.observation_size, "observations", self.dtype)
+        actions = rows_of(actions, self.action_size, "actions", self.dtype)
+        if len(observations) != len(actions):
+            raise ValueError(
+                "`observations` and `actions` must have equally many rows. "
+                f"Received: {len(observations)} and {len(actions)}"
+            )
         return tf.constant(np.concatenate([observations, actions], -1))
 
     def log_prob(self, returns: Any, observations: Any, actions: Any) -> tf.Tensor:
         """Log-density of returns `(n,)` in nats, `(n,)`."""
-        returns = np.asarray(returns, self.dtype)[..., np.newaxis]
+        returns = rows_of(returns, None, "returns", self.dtype)[:, np.newaxis]
         return self.model.log_prob(returns, self._context(observations, actions))
 
     def sample(self, n: int, observations: Any, actions: Any, seed: Any | None = None) -> tf.Tensor:
@@ -336,8 +337,7 @@ class FlowCritic:
         Raises:
           ValueError: `level` is not in (0, 1].
         """
-        if not (math.isfinite(level) and 0 < level <= 1):
-            raise ValueError(f"`level` must be in (0, 1]. Received: level={level!r}")
+        level = in_interval(level, "level", "(0, 1]")
         levels = level * (np.arange(_NODES) + 0.5) / _NODES
         return tf.reduce_mean(self.quantile(observations, actions, levels), -1)
 

@@ -95,8 +95,7 @@ class Environments:
 
     def __init__(self, make: Callable[..., Any], count: int, seed: int):
         gym = gymnasium()
-        positive_int(count, "environments")
-        self.count = count
+        self.count = count = positive_int(count, "environments")
         made = [functools.partial(_Episodes, make, i) for i in range(count)]
         same_step = gym.vector.AutoresetMode.SAME_STEP
         self._vector = gym.vector.SyncVectorEnv(made, autoreset_mode=same_step)
@@ -219,6 +218,10 @@ def _check_space(space: Any, name: str, gym: Any) -> None:
         raise ValueError(
             f"The {name} space must be a gymnasium.spaces.Box. "
             f"Received: {type(space).__name__}: {space}"
+        )
+    if len(space.shape) > 1:
+        raise ValueError(
+            f"The {name} space must be one of vectors: flatten it in a wrapper. Received: {space}"
         )
     if name == "action" and not (np.isfinite([space.low, space.high]).all()):
         raise ValueError(f"The action space must be bounded on all sides. Received: {space}")

@@ -80,12 +80,21 @@ def episodes_of(
 
 def frames_of(make: Callable[..., Any], act: Act, rng: np.random.Generator) -> np.ndarray:
     """Pictures of a new episode before each of its steps, `(steps, height, width, 3)`."""
+    needed = "`env` must make environments that draw pictures, with `render_mode='rgb_array'`. "
     picturing = functools.partial(make, render_mode="rgb_array")
-    worlds = Environments(picturing, 1, int(rng.integers(2**31)))
+    try:
+        worlds = Environments(picturing, 1, int(rng.integers(2**31)))
+    except TypeError as error:
+        if "render_mode" not in str(error):
+            raise
+        raise ValueError(f"{needed}Received: env={make!r}, which takes no `render_mode`") from error
     pictures, done = [], False
     try:
         while not done:
-            pictures.append(worlds.render())
+            picture = worlds.render()
+            if picture.ndim != 3:
+                raise ValueError(f"{needed}Received: env={make!r}, which draws {picture!r}")
+            pictures.append(picture)
             transition = worlds.step(act(worlds.observations, int(rng.integers(2**31))))
             done = bool(transition.done[0])
     finally:

@@ -22,11 +22,12 @@ def network(
     input_size: int, hidden_units: Sequence[int], *, dtype: str, seed: int | None, name: str
 ) -> keras.Sequential:
     """An MLP to one number: `(batch, input_size) -> (batch, 1)`."""
+    features = MLP(hidden_units, seed=seed, dtype=dtype)
     last = keras.initializers.GlorotUniform(derived_seed(seed, len(hidden_units)))
     return keras.Sequential(
         [
             keras.layers.Input((input_size,), dtype=dtype),
-            MLP(hidden_units, seed=seed, dtype=dtype),
+            features,
             keras.layers.Dense(1, kernel_initializer=last, dtype=dtype),
         ],
         name=name,

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.rl.agent import Agent
+from tfp_flows.rl.arguments import in_interval
 from tfp_flows.rl.environment import Transition
 from tfp_flows.rl.memory import Memory
 from tfp_flows.rl.policy import FlowPolicy
@@ -49,15 +50,13 @@ class OffPolicy(Agent):
         warmup_hold: int,
     ):
         super().__init__(env, policy, environments=environments, seed=seed)
-        if not 0 <= discount < 1:
-            raise ValueError(f"`discount` must be in [0, 1). Received: discount={discount!r}")
-        self.discount = discount
+        self.discount = in_interval(discount, "discount", "[0, 1)")
         self.batch_size = positive_int(batch_size, "batch_size")
         self.warmup = max(positive_int(warmup, "warmup"), environments)
         self.warmup_hold = positive_int(warmup_hold, "warmup_hold")
         worlds = self.environments
         self._replay = Memory(
-            memory_size,
+            positive_int(memory_size, "memory_size"),
             self.dtype,
             observations=(worlds.observation_size,),
             latents=(self.policy.action_size,),

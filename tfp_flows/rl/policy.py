@@ -32,8 +32,8 @@ class FlowPolicy(Flow):
 
     `sample_and_log_prob` computes with the `u` that it drew: its log-densities are exact where
     `tanh` has rounded to ±1, too. `log_prob(a)` finds `u` by logarithms of the distances to the
-    ends of the box, and is finite at `m ± h (1 - 1e-7)` and at every action that was drawn; at the
-    ends and beyond it is `-inf`. All methods of a conditional flow take observations as `context=`.
+    ends of the box, and is finite at every number of the dtype that is inside; at the ends, and
+    beyond, it is `-inf`. All methods of a conditional flow take observations as `context=`.
 
     Cost: as the flow's, and one network more for its place and width. With "gaussian" there is
     nothing but this network, the usual policy of soft actor-critic; the others start there.

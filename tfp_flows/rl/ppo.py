@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.rl.agent import Agent
+from tfp_flows.rl.arguments import in_interval, rows_of
 from tfp_flows.rl.environment import Transition
 from tfp_flows.rl.memory import Memory
 from tfp_flows.rl.networks import Rate, adam, descend, network
@@ -82,13 +83,10 @@ class PPO(Agent):
         seed: int | None = None,
     ):
         super().__init__(env, policy, environments=environments, seed=seed)
-        if not 0 <= discount < 1:
-            raise ValueError(f"`discount` must be in [0, 1). Received: discount={discount!r}")
-        if not 0 <= trace <= 1:
-            raise ValueError(f"`trace` must be in [0, 1]. Received: trace={trace!r}")
-        if not 0 < clip < 1:
-            raise ValueError(f"`clip` must be in (0, 1). Received: clip={clip!r}")
-        self.discount, self.trace, self.clip, self.entropy = discount, trace, clip, entropy
+        self.discount = in_interval(discount, "discount", "[0, 1)")
+        self.trace = in_interval(trace, "trace", "[0, 1]")
+        self.clip = in_interval(clip, "clip", "(0, 1)")
+        self.entropy = in_interval(entropy, "entropy", "(-inf, inf)")
         self.rollout = positive_int(rollout, "rollout")
         self.epochs = positive_int(epochs, "epochs")
         self.batch_size = min(positive_int(batch_size, "batch_size"), rollout * environments)
@@ -122,7 +120,8 @@ class PPO(Agent):
 
     def value(self, observations: Any) -> tf.Tensor:
         """`V(s)`, `(n,)`, in units of rewards."""
-        return self.value_network(self._cast(np.asarray(observations)))[:, 0]
+        size = self.environments.observation_size
+        return self.value_network(rows_of(observations, size, "observations", self.dtype))[:, 0]
 
     def _explore(self, observations: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         actions, latents, log_probs = self._draw(observations)

@@ -12,6 +12,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_flows.ops.seeds import derived_seed
+from tfp_flows.rl.arguments import in_interval, rows_of
 from tfp_flows.rl.networks import Rate, adam, descend, follow, network
 from tfp_flows.rl.off_policy import Batch, OffPolicy
 from tfp_flows.rl.policy import FlowPolicy
@@ -99,17 +100,11 @@ class SAC(OffPolicy):
             warmup=warmup,
             warmup_hold=warmup_hold,
         )
-        if not 0 < target_rate <= 1:
-            raise ValueError(
-                f"`target_rate` must be in (0, 1]. Received: target_rate={target_rate!r}"
-            )
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise ValueError(
-                f"`temperature` must be a positive number. Received: temperature={temperature!r}"
-            )
-        self.target_rate = target_rate
+        in_interval(temperature, "temperature", "(0, inf)")
+        self.target_rate = in_interval(target_rate, "target_rate", "(0, 1]")
         size = self.policy.action_size
-        self.target_entropy = float(-size if target_entropy is None else target_entropy)
+        target_entropy = -size if target_entropy is None else target_entropy
+        self.target_entropy = in_interval(target_entropy, "target_entropy", "(-inf, inf)")
         half_widths = (self.policy.action_high - self.policy.action_low) / 2
         self._middle = self._cast((self.policy.action_high + self.policy.action_low) / 2)
         self._half_widths = self._cast(half_widths)
@@ -144,10 +139,11 @@ class SAC(OffPolicy):
 
     def value(self, observations: Any, actions: Any) -> tf.Tensor:
         """`min(Q₁, Q₂)`, the soft value of actions, `(n,)`, in units of rewards."""
-        observations, actions = (
-            tf.convert_to_tensor(self._cast(np.asarray(x))) for x in (observations, actions)
-        )
-        return tf.reduce_min(self._values(self.critics, observations, actions), 0)
+        size = self.environments.observation_size
+        observations = rows_of(observations, size, "observations", self.dtype)
+        actions = rows_of(actions, self.policy.action_size, "actions", self.dtype)
+        pairs = tf.constant(observations), tf.constant(actions)
+        return tf.reduce_min(self._values(self.critics, *pairs), 0)
 
     def _values(
         self, critics: Sequence[keras.Model], observations: tf.Tensor, actions: tf.Tensor
