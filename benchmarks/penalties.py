@@ -38,7 +38,7 @@ def trained(toy: str, penalties: tuple[float, float], options: argparse.Namespac
     model = FlowModel(flow)
     schedule = keras.optimizers.schedules.CosineDecay(3e-3, options.steps)
     model.compile(keras.optimizers.Adam(schedule), jit_compile=True)
-    x = datasets.get(toy).sample(options.steps * BATCH, seed=options.seed)
+    x = getattr(datasets, toy)().sample(options.steps * BATCH, seed=options.seed)
     began = time.perf_counter()
     model.fit(x, batch_size=BATCH, verbose=0)
     return flow, time.perf_counter() - began
@@ -52,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for name in options.toys:
-        toy = datasets.get(name)
+        toy = getattr(datasets, name)()
         x = toy.sample(ROWS, seed=options.seed + 1)
         first = None
         for penalties in PENALTIES:
