@@ -23,7 +23,7 @@ from scipy.special import logsumexp
 from tfp_flows import FlowModel, flows
 
 COMPONENTS = (50, 100, 200, 400, 800)
-BANDWIDTHS = np.geomspace(100, 30_000, 12)  # κ of every kernel
+BANDWIDTHS = np.geomspace(1000, 1e6, 13)  # κ of every kernel
 STEPS = 200
 UNIFORM = -math.log(4 * math.pi)
 

@@ -23,8 +23,6 @@ def _neighbours(value: float) -> list[float]:
 
 
 EXTREMES = [0.0, 1e4, -1e4, *_neighbours(BOUND)]
-
-
 # Circular splines, whose inputs are angles, have their own.
 EDGES = [0.0, 1e4, -1e4, *_neighbours(np.pi)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import tensorflow as tf
 
 from tfp_flows.networks.mlp import without_trainable
 from tfp_flows.networks.signs import RandomSigns
+from tfp_flows.networks.times import FEATURES, features_of, of_times
 from tfp_flows.ops.checks import floating, one_of, positive_int
 from tfp_flows.ops.internals import prefer_static as ps
 from tfp_flows.ops.limits import claim
@@ -174,7 +174,7 @@ class VelocityMLP(Dynamics):
                 for one in seeds
             ]
             self._kernels.append(self._weight((rows, units), start[0], f"kernel_{i}"))
-            self._shifts.append(self._weight((_TIMES, units), start[1], f"time_kernel_{i}"))
+            self._shifts.append(self._weight((FEATURES, units), start[1], f"time_kernel_{i}"))
             self._biases.append(self._weight((units,), "zeros", f"bias_{i}"))
             if context_size is not None:
                 shape = (positive_int(context_size, "context_size"), units)
@@ -238,7 +238,7 @@ class VelocityMLP(Dynamics):
         kernels, times, shifts = (parameters[i * count : (i + 1) * count] for i in range(3))
         activation, derivative = _ACTIVATIONS[self.activation]
         slopes: list[tf.Tensor] = []
-        seen = _features_of(t)
+        seen = features_of(t)
         for kernel, of_time, shift in zip(kernels, times, shifts, strict=True):
             x = tf.matmul(x, kernel) + (of_times(seen, of_time) + shift)
             if len(slopes) < count - 1:
@@ -336,24 +336,3 @@ class LayerDynamics(Dynamics):
             velocity, x, probe, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         return velocity, product
-
-
-_FREQUENCIES = (1, 2)
-_TIMES = 1 + 2 * len(_FREQUENCIES)
-
-
-def of_times(seen: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """`seen @ kernel`, `(n, units)`, or `(units,)` where all rows have the same time.
-
-    As `(1, units)`, TensorFlow's optimizer of graphs may take it for the bias of another product,
-    and then refuse its rank.
-    """
-    product = tf.matmul(seen, kernel)
-    return product[0] if product.shape[0] == 1 else product
-
-
-def _features_of(t: tf.Tensor) -> tf.Tensor:
-    """What networks see of the time, `(1, 5)` or `(n, 5)`."""
-    t = tf.reshape(t, [-1, 1])
-    angles = [math.pi * frequency * t for frequency in _FREQUENCIES]
-    return tf.concat([2 * t - 1, *map(tf.sin, angles), *map(tf.cos, angles)], -1)

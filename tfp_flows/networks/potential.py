@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_flows.networks.dynamics import Dynamics, Pair, of_times
+from tfp_flows.networks.dynamics import Dynamics, Pair
 from tfp_flows.networks.mlp import without_trainable
+from tfp_flows.networks.times import of_times
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.internals import prefer_static as ps
 from tfp_flows.ops.limits import claim
