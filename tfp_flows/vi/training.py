@@ -99,9 +99,10 @@ def fit(
 
     Raises:
       TypeError: `target` or `posterior` is of another type, or `callbacks` are.
-      ValueError: an argument is out of range; `target` gives other shapes, or rows densities that
-        depend on other rows; or a density, or its gradient, is not finite during training: the
-        message names the parameter that makes it so. The posterior stays as the last step left it.
+      ValueError: an argument is out of range, or a strategy of several replicas in scope; `target`
+        gives other shapes, or rows densities that depend on other rows; or a density, or its
+        gradient, is not finite during training: the message names the parameter that makes it so.
+        The posterior stays as the last step left it.
 
     Sources: Lorenz Vaitl et al., "Gradients Should Stay on Path" (2022); Abhinav Agrawal and Justin
     Domke, "Disentangling Impact of Capacity, Objective, Batchsize, Estimators, and Step-size on
