@@ -22,11 +22,27 @@ __all__ = ["Dynamics", "LayerDynamics", "VelocityMLP"]
 
 Pair = tuple[tf.Tensor, tf.Tensor]
 
-# An activation, and its derivative by what comes in and what goes out.
-_ACTIVATIONS: dict[str, tuple[Callable[..., tf.Tensor], Callable[..., tf.Tensor]]] = {
-    "tanh": (tf.tanh, lambda a, h: 1 - h * h),
-    "softplus": (tf.nn.softplus, lambda a, h: tf.sigmoid(a)),
-    "silu": (tf.nn.silu, lambda a, h: h + tf.sigmoid(a) * (1 - h)),
+
+def _tanh(x: tf.Tensor) -> Pair:
+    value = tf.tanh(x)
+    return value, 1 - value * value
+
+
+def _softplus(x: tf.Tensor) -> Pair:
+    return tf.nn.softplus(x), tf.sigmoid(x)
+
+
+def _silu(x: tf.Tensor) -> Pair:
+    sigmoid = tf.sigmoid(x)  # Once, for it is most of the cost of a small network.
+    value = x * sigmoid
+    return value, value + sigmoid * (1 - value)
+
+
+# Activations, with their derivatives.
+_ACTIVATIONS: dict[str, Callable[[tf.Tensor], Pair]] = {
+    "tanh": _tanh,
+    "softplus": _softplus,
+    "silu": _silu,
 }
 
 
@@ -185,15 +201,12 @@ class VelocityMLP(Dynamics):
         return self.add_weight(shape=shape, initializer=start, name=name)
 
     def parameters(self, context: tf.Tensor | None) -> list[tf.Tensor]:
-        """Kernels, those of the time, shifts by bias and context, and what makes the trace."""
+        """Kernels; kernel of the time, and shifts, of all layers; and what makes the trace."""
         kernels = [tf.convert_to_tensor(kernel) for kernel in self._kernels]
-        shifts = [tf.convert_to_tensor(bias) for bias in self._biases]
+        shifts = tf.concat(self._biases, -1)
         if context is not None:
-            shifts = [
-                bias + tf.matmul(context, tf.convert_to_tensor(kernel))
-                for bias, kernel in zip(shifts, self._of_context, strict=True)
-            ]
-        found = [*kernels, *map(tf.convert_to_tensor, self._shifts), *shifts]
+            shifts += tf.matmul(context, tf.concat(self._of_context, -1))
+        found = [*kernels, tf.concat(self._shifts, -1), shifts]
         if len(kernels) == 2:
             found.append(tf.einsum("ij,ji->j", *kernels))
         elif len(kernels) == 3:
@@ -235,15 +248,15 @@ class VelocityMLP(Dynamics):
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """The velocity, and the derivatives of the activations in all layers."""
         count = len(self._kernels)
-        kernels, times, shifts = (parameters[i * count : (i + 1) * count] for i in range(3))
-        activation, derivative = _ACTIVATIONS[self.activation]
+        kernels, (of_time, shift) = parameters[:count], parameters[count : count + 2]
+        widths = (*self.hidden_units, self.event_size)
+        shifts = tf.split(of_times(features_of(t), of_time) + shift, widths, -1)
         slopes: list[tf.Tensor] = []
-        seen = features_of(t)
-        for kernel, of_time, shift in zip(kernels, times, shifts, strict=True):
-            x = tf.matmul(x, kernel) + (of_times(seen, of_time) + shift)
+        for kernel, shift in zip(kernels, shifts, strict=True):
+            x = tf.matmul(x, kernel) + shift
             if len(slopes) < count - 1:
-                before, x = x, activation(x)
-                slopes.append(derivative(before, x))
+                x, slope = _ACTIVATIONS[self.activation](x)
+                slopes.append(slope)
         return x, slopes
 
     def get_config(self) -> dict[str, Any]:

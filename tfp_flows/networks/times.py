@@ -8,15 +8,16 @@ import tensorflow as tf
 
 __all__ = ["FEATURES", "features_of", "of_times"]
 
-_FREQUENCIES = (1, 2)
-FEATURES = 1 + 2 * len(_FREQUENCIES)
+_FREQUENCIES = (math.pi, 2 * math.pi, math.pi, 2 * math.pi)
+_PHASES = (0.0, 0.0, math.pi / 2, math.pi / 2)  # Cosines.
+FEATURES = 1 + len(_FREQUENCIES)
 
 
 def features_of(t: tf.Tensor) -> tf.Tensor:
     """What networks see of the time, `(1, 5)` or `(n, 5)`."""
     t = tf.reshape(t, [-1, 1])
-    angles = [math.pi * frequency * t for frequency in _FREQUENCIES]
-    return tf.concat([2 * t - 1, *map(tf.sin, angles), *map(tf.cos, angles)], -1)
+    angles = t * tf.constant(_FREQUENCIES, t.dtype) + tf.constant(_PHASES, t.dtype)
+    return tf.concat([2 * t - 1, tf.sin(angles)], -1)
 
 
 def of_times(seen: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
