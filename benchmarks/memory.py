@@ -1,7 +1,8 @@
 """Peak memory of training steps by the number of layers: activations kept, or computed again.
 
-Run it from the root of the repository: `python benchmarks/memory.py`. Every row is a process of its
-own on Linux, whose resident memory the kernel reports.
+Run it from the root of the repository: `python benchmarks/memory.py`; of a continuous flow, whose
+layers are the steps of its solver: `--modes continuous --layers 8 64`. Every row is a process of
+its own on Linux, whose resident memory the kernel reports.
 
 - all: the peak of the steps, over what the process held before the model was made; the sum of
 - state: weights, gradients and Adam's two moments, computed: 16 bytes a parameter;
@@ -50,10 +51,12 @@ def measure(options: argparse.Namespace, layers: int, mode: str) -> dict[str, fl
 
 def _train(options: argparse.Namespace, layers: int, mode: str) -> tuple[float, float, int]:
     """Memory after a step of two rows, median seconds of a step of the batch, and parameters."""
-    flow = flows.neural_spline(
-        options.event_size, layers=layers, hidden_units=options.hidden_units, seed=0
-    )
-    model = FlowModel(flow, memory=mode)
+    size, widths = options.event_size, options.hidden_units
+    if mode == "continuous":
+        model = FlowModel(flows.ffjord(size, hidden_units=widths, steps=layers, seed=0))
+    else:
+        flow = flows.neural_spline(size, layers=layers, hidden_units=widths, seed=0)
+        model = FlowModel(flow, memory=mode)
     model.compile(keras.optimizers.Adam(1e-4))
     model.build_optimizer()
     x = tf.random.stateless_normal([options.batch_size, options.event_size], [0, 0])
@@ -101,7 +104,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--hidden-units", type=int, nargs="+", default=[128, 128])
     parser.add_argument("--batch-size", type=int, default=4096)
-    parser.add_argument("--modes", nargs="+", default=["ordinary", "reversible"])
+    modes = ("ordinary", "reversible", "continuous")
+    parser.add_argument("--modes", nargs="+", choices=modes, default=modes[:2])
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # Layers and mode: one process.
     options = parser.parse_args()
     if options.one:

@@ -70,6 +70,53 @@ def test_gradients_are_those_of_the_steps(solver):
             np.testing.assert_allclose(gradient[i, j], (up - down) / (2 * step), rtol=tolerance)
 
 
+@pytest.mark.parametrize("steps, jit", [(17, False), (40, True), (300, False)])
+def test_long_ways_are_solved_segment_by_segment(steps, jit):
+    """Of an equation that depends on the time, whose segments begin at other times."""
+
+    def swinging(t, x, parameters):
+        (rate,) = parameters
+        return rate * tf.cos(3 * t) * x, tf.stack([3 * t**2 + 0 * x[:, 0], rate + 0 * x[:, 0]], -1)
+
+    x, rate = tf.constant([[1.0, -2.0], [0.5, 3.0]], "float64"), tf.constant(0.7, "float64")
+
+    @tf.function(jit_compile=jit)
+    def solved(start, end):
+        with tf.GradientTape() as tape:
+            tape.watch([x, rate])
+            found = integrate(swinging, x, start, end, parameters=[rate], steps=steps, rates=2)
+            total = tf.reduce_sum(found.x)
+        return found, tape.gradient(total, [x, rate])
+
+    for start, end, sign in ((0.0, 1.0, 1), (1.0, 0.0, -1)):
+        found, (by_x, by_rate) = solved(start, end)
+        way = sign * np.sin(3) / 3
+        y = x * np.exp(rate * way)
+        np.testing.assert_allclose(found.x, y, rtol=1e-5)
+        np.testing.assert_allclose(found.integrals, [[sign, sign * 0.7]] * 2, rtol=1e-5)
+        np.testing.assert_allclose(by_x, np.full((2, 2), np.exp(rate * way)), rtol=1e-5)
+        np.testing.assert_allclose(by_rate, tf.reduce_sum(y) * way, rtol=1e-5)
+        np.testing.assert_array_equal(found.evaluations, [4 * steps] * 2)
+
+
+def test_only_segments_are_solved_twice_more():
+    """What a step computes is never kept: of 40 steps, 32 are two segments, and 8 remain."""
+    calls = 0
+    x, matrix = problem("float64")
+
+    def counted(t, x, parameters):
+        nonlocal calls
+        calls += 1
+        return linear(t, x, parameters)
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = integrate(counted, x, 0.0, 1.0, parameters=[matrix], steps=40).x
+    assert calls == 4 * 40
+    tape.gradient(y, x)
+    assert calls == 4 * (40 + 32 + 40)
+
+
 @pytest.mark.parametrize("solver, jit", [("rk4", False), ("rk4", True), ("dopri5", False)])
 def test_second_derivatives(solver, jit):
     x, matrix = problem("float64")

@@ -3,88 +3,25 @@
 Runge-Kutta methods for `dx/dt = f(t, x)` and, beside it, integrals of rates along the way, as of a
 trace. What is differentiated is the sequence of steps that was made, not another equation solved
 backwards: gradients are exact for the numbers that were returned. The events at the beginning of
-every step are kept; what a network computes inside of a step is computed again.
+steps are kept; what a network computes inside of a step is computed again.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tfp_flows.ops.internals import count_accumulators, in_xla
+from tfp_flows.ops.runge_kutta import SOLVERS, Dynamics, Tableau, combine, make_step
 
 __all__ = ["SOLVERS", "Solution", "integrate"]
 
-Dynamics = Callable[[tf.Tensor, tf.Tensor, Sequence[tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
 Tensors = tuple[tf.Tensor, ...]
+Step = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, Sequence[tf.Tensor]], Tensors]
 
-
-@dataclasses.dataclass(frozen=True)
-class Tableau:
-    """A Runge-Kutta method: at which times, of which combinations, and with which weights.
-
-    `error` has the weights of the difference to a method of lower order, none if there is no such
-    method. Its last stage is the first one of the next step.
-    """
-
-    nodes: tuple[float, ...]
-    matrix: tuple[tuple[float, ...], ...]
-    weights: tuple[float, ...]
-    error: tuple[float, ...] = ()
-
-
-# Kutta 1901.
-RK4 = Tableau(
-    nodes=(0, 1 / 2, 1 / 2, 1),
-    matrix=((), (1 / 2,), (0, 1 / 2), (0, 0, 1)),
-    weights=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
-)
-# Ch. Tsitouras, "Runge-Kutta pairs of order 5(4) satisfying only the first column simplifying
-# assumption" (2011), table 1.
-TSIT5 = Tableau(
-    nodes=(0, 0.161, 0.327, 0.9, 0.9800255409045097, 1),
-    matrix=(
-        (),
-        (0.161,),
-        (-0.008480655492356989, 0.335480655492357),
-        (2.8971530571054935, -6.359448489975075, 4.3622954328695815),
-        (5.325864828439257, -11.748883564062828, 7.4955393428898365, -0.09249506636175525),
-        (
-            5.86145544294642,
-            -12.92096931784711,
-            8.159367898576159,
-            -0.071584973281401,
-            -0.028269050394068383,
-        ),
-    ),
-    weights=(
-        0.09646076681806523,
-        0.01,
-        0.4798896504144996,
-        1.379008574103742,
-        -3.290069515436081,
-        2.324710524099774,
-    ),
-)
-# J. R. Dormand and P. J. Prince, "A family of embedded Runge-Kutta formulae" (1980).
-DOPRI5 = Tableau(
-    nodes=(0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1),
-    matrix=(
-        (),
-        (1 / 5,),
-        (3 / 40, 9 / 40),
-        (44 / 45, -56 / 15, 32 / 9),
-        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    ),
-    weights=(35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-    error=(71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
-)
-SOLVERS = {"rk4": RK4, "tsit5": TSIT5, "dopri5": DOPRI5}
-
+_SEGMENT = 16  # Steps of equal length whose beginnings are kept at once.
 # The usual bounds of how much the length of a step may change, and its safety factor.
 _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 10.0
 
@@ -117,6 +54,7 @@ def integrate(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     max_steps: int = 1000,
+    rates: int = 1,
 ) -> Solution:
     """Follow `dx/dt = f(t, x)` from `start` to `end`, and integrate rates on the way.
 
@@ -125,7 +63,8 @@ def integrate(
     relative to `atol + rtol |x|`, has a root mean square below 1; rows that have arrived wait for
     the others, but never change by them.
 
-    Memory grows by one copy of `x` a step, in which the work arrays of a single step are added.
+    Memory is that of a single step, and of a copy of `x` for each of 16 equal steps: longer ways
+    are cut into segments, which are solved once more for their derivatives. "dopri5" keeps all.
     Derivatives of any order, by `x` and `parameters`, are those of the steps, whose lengths count
     as constants.
 
@@ -141,6 +80,7 @@ def integrate(
       rtol: relative tolerance of "dopri5".
       atol: absolute tolerance of "dopri5".
       max_steps: how many "dopri5" may try.
+      rates: how many there are.
 
     Raises:
       InvalidArgumentError: "dopri5" did not arrive in `max_steps`. Where XLA compiles, which cannot
@@ -150,84 +90,90 @@ def integrate(
     start, end = tf.constant(start, dtype), tf.constant(end, dtype)
 
     def step(t: tf.Tensor, h: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor]) -> Tensors:
-        return _step(tableau, dynamics, t, h, x, parameters)[:2]
+        return make_step(tableau, dynamics, t, h, x, parameters)[:2]
 
-    def solve(x: tf.Tensor, parameters: Sequence[tf.Tensor]) -> tuple[Solution, _Steps]:
-        if not tableau.error:
-            return _solve_fixed(step, x, start, end, parameters, steps, len(tableau.nodes))
-        return _solve_adaptive(tableau, dynamics, x, start, end, parameters, rtol, atol, max_steps)
+    if not tableau.error:
+        zeros = tf.zeros([tf.shape(x)[0], rates], dtype)
+        y, total = _equal_steps(step, start, (end - start) / steps, x, zeros, parameters, steps)
+        return Solution(y, total, tf.fill(tf.shape(x)[:1], steps * len(tableau.nodes)))
 
+    def solve(x: tf.Tensor, parameters: Sequence[tf.Tensor]) -> tuple[Tensors, _Steps]:
+        return _adaptive_steps(tableau, dynamics, x, start, end, parameters, rtol, atol, max_steps)
+
+    return Solution(*_recomputed(solve, step, x, parameters))
+
+
+def _recomputed(
+    solve: Callable[[tf.Tensor, Sequence[tf.Tensor]], tuple[Tensors, _Steps]],
+    step: Step,
+    x: tf.Tensor,
+    parameters: Sequence[tf.Tensor],
+) -> Tensors:
+    """What `solve` returns, events and integrals first, whose gradient repeats its steps."""
     if count_accumulators(x, *parameters):  # Forward mode does not follow custom gradients.
         return solve(x, parameters)[0]
 
     @tf.custom_gradient
-    def solved(x: tf.Tensor, *parameters: tf.Tensor) -> tuple[Solution, Callable[..., Tensors]]:
+    def solved(x: tf.Tensor, *parameters: tf.Tensor) -> tuple[Tensors, Callable[..., Tensors]]:
         solution, made = solve(x, parameters)
 
-        def gradient(by_x: tf.Tensor, by_integrals: tf.Tensor, _: Any) -> Tensors:
+        def gradient(by_x: tf.Tensor, by_integrals: tf.Tensor, *_: Any) -> Tensors:
             return _backward(step, made, parameters, by_x, by_integrals)
 
         return solution, gradient
 
-    return Solution(*solved(x, *parameters))
+    found: Tensors = solved(x, *parameters)
+    return found
 
 
-def _step(
-    tableau: Tableau,
-    dynamics: Dynamics,
+def _equal_steps(
+    step: Step,
     t: tf.Tensor,
     h: tf.Tensor,
     x: tf.Tensor,
+    zeros: tf.Tensor,
     parameters: Sequence[tf.Tensor],
-    first: Tensors | None = None,
-) -> tuple[tf.Tensor, tf.Tensor, list[Tensors]]:
-    """One step: where it leads, the integrals, and velocity and rates of all stages."""
-    wide = h[..., None]
-    stages = [dynamics(t, x, parameters) if first is None else first]
-    for node, row in zip(tableau.nodes[1:], tableau.matrix[1:], strict=True):
-        velocity = _combine(row, [stage[0] for stage in stages])
-        stages.append(dynamics(t + node * h, x + wide * velocity, parameters))
-    velocity, rates = (_combine(tableau.weights, parts) for parts in zip(*stages, strict=True))
-    return x + wide * velocity, wide * rates, stages
+    count: int,
+) -> Tensors:
+    """Events and integrals after `count` steps of length `h`; many are made segment by segment."""
+    # Loops in loops cannot be differentiated twice where XLA compiles: there, all steps are kept.
+    if count > _SEGMENT and not in_xla():
+        segments, rest = divmod(count, _SEGMENT)
+
+        def segment(
+            t: tf.Tensor, h: tf.Tensor, x: tf.Tensor, parameters: Sequence[tf.Tensor]
+        ) -> Tensors:
+            return _equal_steps(step, t, h / _SEGMENT, x, zeros, parameters, _SEGMENT)
+
+        y, total = _equal_steps(segment, t, _SEGMENT * h, x, zeros, parameters, segments)
+        if rest:
+            t += (count - rest) * h
+            y, more = _equal_steps(step, t, h, y, zeros, parameters, rest)
+            total += more
+        return y, total
+
+    times, lengths = t + h * tf.range(count, dtype=x.dtype), tf.fill([count], h)
+
+    def solve(x: tf.Tensor, parameters: Sequence[tf.Tensor]) -> tuple[Tensors, _Steps]:
+        def body(i: tf.Tensor, x: tf.Tensor, total: tf.Tensor, kept: tf.TensorArray) -> Any:
+            kept = kept.write(i, x)
+            x, integrals = step(times[i], h, x, parameters)
+            return i + 1, x, total + integrals, kept
+
+        kept = tf.TensorArray(x.dtype, count, element_shape=x.shape)
+        _, y, total, kept = tf.while_loop(
+            lambda i, *_: i < count,
+            body,
+            (0, x, zeros, kept),
+            parallel_iterations=1,
+            maximum_iterations=count,
+        )
+        return (y, total), _Steps(times, lengths, kept.stack())
+
+    return _recomputed(solve, step, x, parameters)
 
 
-def _combine(weights: Sequence[float], parts: Sequence[tf.Tensor]) -> tf.Tensor:
-    return tf.add_n([w * part for w, part in zip(weights, parts, strict=True) if w])
-
-
-def _solve_fixed(
-    step: Callable[..., Tensors],
-    x: tf.Tensor,
-    start: tf.Tensor,
-    end: tf.Tensor,
-    parameters: Sequence[tf.Tensor],
-    steps: int,
-    stages: int,
-) -> tuple[Solution, _Steps]:
-    h = (end - start) / steps
-    times = start + h * tf.range(steps, dtype=x.dtype)
-    lengths = tf.fill([steps], h)
-
-    def body(i: tf.Tensor, x: tf.Tensor, total: tf.Tensor, kept: tf.TensorArray) -> Any:
-        kept = kept.write(i, x)
-        x, integrals = step(times[i], h, x, parameters)
-        return i + 1, x, total + integrals, kept
-
-    kept = tf.TensorArray(x.dtype, steps, element_shape=x.shape)
-    # The first step tells how many integrals there are.
-    first, total = step(times[0], h, x, parameters)
-    _, y, total, kept = tf.while_loop(
-        lambda i, *_: i < steps,
-        body,
-        (1, first, total, kept.write(0, x)),
-        parallel_iterations=1,
-        maximum_iterations=steps - 1,
-    )
-    evaluations = tf.fill(tf.shape(x)[:1], steps * stages)
-    return Solution(y, total, evaluations), _Steps(times, lengths, kept.stack())
-
-
-def _solve_adaptive(
+def _adaptive_steps(
     tableau: Tableau,
     dynamics: Dynamics,
     x: tf.Tensor,
@@ -237,7 +183,7 @@ def _solve_adaptive(
     rtol: float,
     atol: float,
     max_steps: int,
-) -> tuple[Solution, _Steps]:
+) -> tuple[Tensors, _Steps]:
     sign, rows = tf.sign(end - start), tf.shape(x)[:1]
     first = dynamics(start, x, parameters)
     zeros = tf.zeros_like(x[:, 0])
@@ -245,7 +191,7 @@ def _solve_adaptive(
     def error_of(stages: list[Tensors], y: tf.Tensor, x: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
         """Root mean square of a row's errors over what is tolerated, integrals included."""
         largest = tf.maximum(tf.abs(x), tf.abs(y))
-        by_x, by_rates = (_combine(tableau.error, parts) for parts in zip(*stages, strict=True))
+        by_x, by_rates = (combine(tableau.error, parts) for parts in zip(*stages, strict=True))
         ratios = [by_x / (atol + rtol * largest), by_rates / (atol + rtol)]
         return tf.abs(h) * tf.sqrt(tf.reduce_mean(tf.concat(ratios, -1) ** 2, -1))
 
@@ -254,7 +200,7 @@ def _solve_adaptive(
         active = sign * (end - t) > 0
         last = sign * (t + h - end) >= 0
         h = tf.where(active, tf.where(last, end - t, h), 0.0)
-        y, integrals, stages = _step(tableau, dynamics, t, h, x, parameters, (velocity, rates))
+        y, integrals, stages = make_step(tableau, dynamics, t, h, x, parameters, (velocity, rates))
         stages.append(dynamics(t + h, y, parameters))
         error = error_of(stages, y, x, h)
         done = active & ~(error > 1)  # NaN goes on: it does not get better.
@@ -302,7 +248,7 @@ def _solve_adaptive(
         with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(arrived), [message])]):
             y = tf.identity(y)
         made = _Steps(*(array.gather(tf.range(count)) for array in arrays))
-    return Solution(y, total, evaluations), made
+    return (y, total, evaluations), made
 
 
 def _backward(
