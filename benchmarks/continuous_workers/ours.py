@@ -20,13 +20,14 @@ def build(options: dict[str, Any]) -> tuple[int, Step, LogProb]:
     tf.config.threading.set_inter_op_parallelism_threads(options["threads"])
     keras.utils.set_random_seed(options["seed"])
     name, seed = options["model"], options["seed"]
+    size, width = options["event_size"], options["width"]
     if name == "ours_ot_flow":
-        flow = flows.ot_flow(2, hidden_units=(32, 32), seed=seed)
+        flow = flows.ot_flow(size, hidden_units=(width // 2,) * 2, seed=seed)
     elif name == "ours_residual":
-        flow = flows.residual(2, layers=8, hidden_units=(64, 64), seed=seed)
+        flow = flows.residual(size, layers=8, hidden_units=(width,) * 2, seed=seed)
     else:
-        units = (64, 64, 64) if name in OBJECTIVES else (64, 64)
-        flow = flows.ffjord(2, hidden_units=units, seed=seed)
+        layers = 3 if name in OBJECTIVES else 2
+        flow = flows.ffjord(size, hidden_units=(width,) * layers, seed=seed)
     model = FlowModel(flow)
     optimizer = keras.optimizers.Adam(beta_2=0.99)
     objective = OBJECTIVES.get(name)

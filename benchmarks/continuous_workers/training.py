@@ -1,7 +1,8 @@
 """What the programs share: a process trains one model of a toy, and prints how near it came.
 
-Options come as JSON in the first argument: the file with draws and their exact log-densities, the
-model, minutes, and so on. The result is the last line of what is printed. NumPy alone.
+Options come as JSON in the first argument: the file with draws, their exact log-densities and the
+matrix that standardizes them, the model, minutes, and so on. The result is the last line of what is
+printed. NumPy alone.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ def main(build: Callable[[dict[str, Any]], tuple[int, Step, LogProb]]) -> None:
     options = json.loads(sys.argv[1])
     now = time.process_time if options["clock"] == "cpu" else time.perf_counter
     data = np.load(options["draws"])
-    shift, scale = data["train"].mean(0), data["train"].std(0)
-    train = ((data["train"] - shift) / scale).astype("float32")
+    shift, matrix = data["train"].mean(0, dtype="float64"), data["matrix"]
+    train = ((data["train"] - shift) @ matrix).astype("float32")
+    options["event_size"] = train.shape[1]
     rng = np.random.default_rng(options["seed"])
     limit, times = 60 * options["minutes"], []
     start = now()
@@ -40,14 +42,14 @@ def main(build: Callable[[dict[str, Any]], tuple[int, Step, LogProb]]) -> None:
         step(batch, options["learning_rate"] * rise * 0.5 * (1 + math.cos(math.pi * share)))
         times.append(now() - before)
     seconds = now() - start
-    test = ((data["test"] - shift) / scale).astype("float32")
+    test = ((data["test"] - shift) @ matrix).astype("float32")
     log_prob(test[:1000])
     before = now()
     found = np.concatenate(
         [log_prob(part) for part in np.split(test, range(1000, len(test), 1000))]
     )
     scoring = (now() - before) / (len(test) / 1000)
-    gap = data["log_prob"] - (found.astype("float64") - np.log(scale).sum())
+    gap = data["log_prob"] - (found.astype("float64") + np.linalg.slogdet(matrix)[1])
     result = {
         "kl": float(gap.mean()),
         "error": float(2 * gap.std() / math.sqrt(len(gap))),
