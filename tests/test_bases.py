@@ -187,6 +187,14 @@ def test_wrong_arguments_are_refused(make, message):
 # Resampled.
 
 
+def test_resampled_has_no_density_where_the_normal_has_none():
+    base = Resampled(2, seed=0)
+    far = [[2e38, 0.0], [0.0, -3e38], [np.inf, 0.0], [-np.inf, np.inf]]
+    np.testing.assert_array_equal(base.log_prob(far), np.full(4, -np.inf))
+    assert np.isfinite(base.log_prob([[1e18, 0.0]]))
+    assert np.isnan(base.log_prob([[np.nan, 0.0]]))
+
+
 @pytest.fixture(scope="module")
 def lars():
     """A base that rejects most of the right half of the line."""

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow_probability as tfp
-from helpers import normal
+from helpers import normal, run_python
 from small_flows import masked_model
 
 from tfp_flows import FlowModel, bijectors
@@ -106,6 +106,27 @@ def test_a_save_that_is_cut_midway_leaves_the_older_one(model, tmp_path, monkeyp
     assert os.listdir(tmp_path) == ["f.keras"]
 
 
+def test_weights_on_a_full_disk_are_an_error(model, tmp_path):
+    """HDF5 itself ends the process there; a limit on the size of files is what a full disk is."""
+    model.save_weights(tmp_path / "f.weights.h5")
+    before = content(tmp_path)
+    code = """
+        import resource
+        from small_flows import masked_model
+
+        model = masked_model()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, -1))
+        try:
+            model.save_weights("f.weights.h5")
+        except OSError as error:
+            print(error.strerror)
+    """
+    tests = str(pathlib.Path(__file__).parent)
+    paths = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
+    assert "File too large" in run_python(code, tmp_path, PYTHONPATH=paths).stdout
+    assert content(tmp_path) == before
+
+
 def test_whatever_ends_the_block_nothing_is_left(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("older")
@@ -168,6 +189,13 @@ def test_a_folder_takes_the_place_of_an_older_one(tmp_path):
             (part / f"{number}").write_text("x")
         assert os.listdir(path) == [f"{number}"]
     assert os.listdir(tmp_path) == ["folder"]
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(NotADirectoryError, match="file' is a file"),
+        atomic_write(path / "../file") as part,
+    ):
+        part.mkdir()
+    assert (tmp_path / "file").read_text() == "x"
 
 
 def test_what_save_takes(model, tmp_path):
@@ -176,6 +204,12 @@ def test_what_save_takes(model, tmp_path):
             model.save(tmp_path / path)
     with pytest.raises(ValueError, match=r"must end in '\.weights\.h5'"):
         model.save_weights(str(tmp_path / "m.h5"))
+    for write in (model.save, model.save_weights):
+        with pytest.raises(TypeError, match="`filepath` must be a path"):
+            write(None)
+    for name in ("no/f.keras", "no/f.weights.h5"):
+        with pytest.raises(FileNotFoundError, match=f"no folder for '.*{name}'"):
+            WRITES[name[3:]](model, tmp_path / name)
     assert os.listdir(tmp_path) == []
     for path in (tmp_path / "a.keras", str(tmp_path / "b.keras")):
         model.save(path)

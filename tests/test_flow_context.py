@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from helpers import normal, randomize
 from small_flows import CONTEXT, EVENT, base, conditional, small_flow
 
-from tfp_flows import Flow, bijectors
+from tfp_flows import Flow, bijectors, flows
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 transformers = bijectors.transformers
@@ -141,3 +141,13 @@ def test_events_that_share_a_context_share_a_network_call_where_nothing_is_kept(
         alone = np.broadcast_to(context[i, 0], (5, 2, CONTEXT))
         np.testing.assert_allclose(found[:, i], flow.log_prob(x[:, i], context=alone), atol=1e-6)
     assert flow.sample(4, context=context).shape == (4, 3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "family", [flows.real_nvp, flows.maf, flows.ffjord, flows.residual, flows.bnaf]
+)
+def test_numbers_of_rows_that_do_not_fit_are_told(family):
+    flow = family(2, hidden_units=(4,), context_size=3, seed=0)
+    with pytest.raises(ValueError, match=r"events and context must be equal or broadcast.*120.*7"):
+        flow.log_prob(np.zeros([120, 2]), np.zeros([7, 3]))
+    assert flow.log_prob(np.zeros([5, 1, 2]), np.zeros([7, 3])).shape == (5, 7)

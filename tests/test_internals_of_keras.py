@@ -1,5 +1,6 @@
 """Every name of Keras in `tfp_flows.ops.internals` does what we rely on."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -108,6 +109,25 @@ def test_weights_and_their_averages():
     np.testing.assert_allclose(average, [0.0, 1.0], err_msg=message)
     optimizer.apply([np.array([1.0, 1.0], "float32")])
     np.testing.assert_allclose(average, [-0.5, 0.5], err_msg=message)
+
+
+def test_weights_in_a_file(tmp_path):
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
+    model.compile("adam")
+    model.optimizer.build(model.trainable_variables)
+    path = tmp_path / "f.weights.h5"
+    path.write_bytes(internals.weights_file(model))
+    again = keras.models.clone_model(model)
+    again.load_weights(path)
+    message = mend("weights_file", "Keras makes another file of weights: `save_weights` fails")
+    for one, other in zip(again.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=message)
+    model.save_weights(tmp_path / "keras.weights.h5")
+    with h5py.File(path) as ours, h5py.File(tmp_path / "keras.weights.h5") as theirs:
+        found = [[], []]
+        for file, names in zip((ours, theirs), found, strict=True):
+            file.visit(names.append)
+        assert found[0] == found[1], message
 
 
 def test_the_mean_of_losses():

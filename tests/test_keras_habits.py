@@ -36,13 +36,25 @@ def conditional():
 
 @pytest.mark.parametrize(
     "options",
-    [{"loss": "mse"}, {"loss_weights": [1.0]}, {"metrics": ["mae"]}, {"weighted_metrics": ["mae"]}],
+    [
+        {"loss": "mse"},
+        {"loss_weights": [1.0]},
+        {"metrics": ["mae"]},
+        {"weighted_metrics": ["mae"]},
+    ],
     ids=lambda options: next(iter(options)),
 )
 def test_what_compares_with_targets_is_refused(options):
     (name,) = options
     with pytest.raises(ValueError, match=f"`{name}` must be None.*Received: {name}="):
         made(**options)
+
+
+def test_choices_that_compile_has_not():
+    with pytest.raises(ValueError, match="`steps_per_execution` must be a positive integer"):
+        made(steps_per_execution=0)
+    with pytest.raises(ValueError, match="`jit_compile` must be True, False or 'auto'"):
+        made(jit_compile="yes")
 
 
 def test_numbers_out_of_range_are_an_error(model):

@@ -38,6 +38,23 @@ def random_parameters(transformer, units=6, *, sd=0.5, dtype="float64"):
 
 
 @every
+@pytest.mark.parametrize("parameter_scale, scale", [(0.5, 1e9), (1e5, 1e5)])
+def test_far_out_inverses_are_as_good_as_the_dtype(transformer, parameter_scale, scale):
+    """Where y - 1 is y, and where what rounds to 0 would be a long step on flat ground."""
+    parameters = random_parameters(transformer, 400, sd=parameter_scale, dtype="float32")
+    y = tf.constant(scale * np.random.default_rng(1).normal(size=(1, 400)), "float32")
+    y, _ = transformer.forward(y, parameters)
+    finite = np.isfinite(y[0])
+    y, parameters = (tf.constant(part.numpy()[..., finite]) for part in (y, parameters))
+    x, _ = transformer.inverse(y, parameters)
+    exact, _ = transformer.inverse(*(tf.cast(part, "float64") for part in (y, parameters)))
+    back, _ = transformer.forward(x, parameters)
+    # Both are right where the map is steep, or flat.
+    near = np.abs(x.numpy() - exact) <= 1e-3 * (1 + np.abs(exact))
+    assert np.all(near | (np.abs(back - y) <= 1e-3 * (1 + np.abs(y))))
+
+
+@every
 def test_gradients_of_the_inverse_are_implicit(transformer):
     parameters = random_parameters(transformer)
     inverse = tf.function(transformer.inverse)

@@ -190,8 +190,9 @@ class Flow(Conditional, JointDensity, Moments, TransformedDistributionBase):
     def log_prob(self, value: Any, context: Any | None = None, name: str = "log_prob") -> tf.Tensor:
         """Log-density in nats at `value`, `(..., D)`, given `context`, `(..., C)`, if there is one.
 
-        `-inf` outside the support, at its edges, and at single points where the density would be
-        infinite, as 0 is over `tfb.Power(3.0)`.
+        `-inf` where the bijector does not reach, at the edges of that, and at single points where
+        its density would be infinite, as 0 is over `tfb.Power(3.0)`. At the edges of what the base
+        has density on, the base answers, as `tfd.Uniform` and `tfd.Beta` do.
         """
 
         def of_chunk(value: tf.Tensor, context: Any | None = None) -> tf.Tensor:
@@ -292,7 +293,11 @@ class Flow(Conditional, JointDensity, Moments, TransformedDistributionBase):
         ]
 
     def score(self, value: Any, context: Any | None = None) -> tf.Tensor:
-        """`∇ log p` at `value`, `(..., D)`, by automatic differentiation of `log_prob`."""
+        """`∇ log p` at `value`, `(..., D)`, by automatic differentiation of `log_prob`.
+
+        NaN where something on the way exceeds the dtype, which may be the case from some 1e13
+        deviations on in float32, 1e100 in float64, although `log_prob` is finite there.
+        """
         value = as_events(value, self.event_shape, self.dtype)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(value)

@@ -126,10 +126,11 @@ class Resampled(NotReparameterized):
         return -0.5 * (tf.reduce_sum(z**2, -1) + self.event_size * np.log(2 * np.pi))
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
-        finite = tf.where(tf.math.is_finite(value), value, tf.zeros_like(value))
-        rows = tf.reshape(finite, [-1, self.event_size])
-        _, log_ratio = self._log_acceptance(rows, learn=True)
-        return self._log_normal(value) + tf.reshape(log_ratio, tf.shape(value)[:-1])
+        log_normal = self._log_normal(value)
+        # The network could make NaN of what is too far out for the normal density.
+        near = tf.where((log_normal > -np.inf)[..., None], value, tf.zeros_like(value))
+        _, log_ratio = self._log_acceptance(tf.reshape(near, [-1, self.event_size]), learn=True)
+        return log_normal + tf.reshape(log_ratio, tf.shape(value)[:-1])
 
     def _draw(self, n: tf.Tensor, seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """`n` draws and their log-densities."""

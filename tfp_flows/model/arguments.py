@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows.model.arrays import is_array
+from tfp_flows.ops.checks import positive_int
 
 __all__ = [
     "check_batch_size",
@@ -29,8 +30,21 @@ __all__ = [
 ]
 
 
-def check_compile(loss: Any, loss_weights: Any, metrics: Any, weighted_metrics: Any) -> None:
-    """Raise a ValueError for what would compare predictions with targets: there are no targets."""
+def check_compile(
+    loss: Any,
+    loss_weights: Any,
+    metrics: Any,
+    weighted_metrics: Any,
+    steps_per_execution: Any,
+    jit_compile: Any,
+) -> None:
+    """Raise a ValueError for what would compare predictions with targets, and for odd choices."""
+    if steps_per_execution != "auto":
+        positive_int(steps_per_execution, "steps_per_execution")
+    if jit_compile not in (True, False, "auto"):
+        raise ValueError(
+            f"`jit_compile` must be True, False or 'auto'. Received: jit_compile={jit_compile!r}"
+        )
     if loss is not None and not isinstance(loss, str):
         raise ValueError(
             "`loss` must be None, for the mean negative log-likelihood in nats, or for a "

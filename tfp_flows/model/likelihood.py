@@ -177,12 +177,15 @@ class Likelihood(StepsAtATime):
         `fit`), else one.
 
         Raises:
-          ValueError: the loss is another one, or does not fit the distribution; weights of losses
+          ValueError: the loss is another one, or does not fit the distribution; a number of steps
+            or `jit_compile` is nothing of these; weights of losses
             or metrics are given, which compare with targets, and a density has none; or the model
             was made in the scope of a `tf.distribute` strategy, and the optimizer was not, or has
             several replicas and options that Keras cannot follow there.
         """
-        arguments.check_compile(loss, loss_weights, metrics, weighted_metrics)
+        arguments.check_compile(
+            loss, loss_weights, metrics, weighted_metrics, steps_per_execution, jit_compile
+        )
         if loss is not None:
             jit_compile = self.check_objective(loss, jit_compile)
         self.objective = loss

@@ -21,8 +21,8 @@ from tfp_flows import serialization
 from tfp_flows.model.architecture import describe
 from tfp_flows.model.trainer import MaximumLikelihood
 from tfp_flows.model.variables import kept_on_error
-from tfp_flows.ops.files import atomic_write
-from tfp_flows.ops.internals import layers_of
+from tfp_flows.ops.files import atomic_write, path_of
+from tfp_flows.ops.internals import layers_of, weights_file
 
 __all__ = ["SavableModel", "check_folder"]
 
@@ -62,12 +62,13 @@ class SavableModel(MaximumLikelihood):
           zipped: `False` for a folder with the parts of the file in it.
 
         Raises:
-          TypeError: a part is of a class that loading would refuse; the message says where it is.
+          TypeError: `filepath` is no path, or a part is of a class that loading would refuse; the
+            message says where it is.
           ValueError: `filepath` ends in something else, or is a folder with other things in it.
           FileExistsError: the file exists, and `overwrite` is false.
           OSError: the file cannot be written.
         """
-        path = os.fsdecode(filepath)
+        path = path_of(filepath)
         if not path.startswith("hf://") and path.endswith(".keras") == (zipped is False):
             raise ValueError(
                 "`filepath` must end in '.keras', or in another way with zipped=False, for a "
@@ -90,21 +91,24 @@ class SavableModel(MaximumLikelihood):
     ) -> None:
         """Write the weights, and the optimizer's state, to a `.weights.h5` file, whole or not.
 
-        With `max_shard_size` (in GB) they are spread over files, each of which is whole.
+        The file is made in memory first. With `max_shard_size` (in GB) the weights are spread over
+        files, each of which is whole; those HDF5 writes to the disk, and where that is full, it may
+        end the process.
 
         Raises:
+          TypeError: `filepath` is no path.
           ValueError: `filepath` does not end in `.weights.h5`.
           FileExistsError: the file exists, and `overwrite` is false.
           OSError: the file cannot be written.
         """
-        path = os.fsdecode(filepath)
+        path = path_of(filepath)
         if max_shard_size is None and not path.endswith(".weights.h5"):
             raise ValueError(f"`filepath` must end in '.weights.h5'. Received: filepath={path!r}")
         if "://" in path:
             super().save_weights(path, overwrite=overwrite, max_shard_size=max_shard_size)
         elif max_shard_size is None:
             with atomic_write(path, overwrite=overwrite) as part:
-                super().save_weights(part)
+                part.write_bytes(weights_file(self))
         else:
             self._save_shards(Path(path), overwrite, max_shard_size)
 

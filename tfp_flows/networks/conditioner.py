@@ -216,9 +216,20 @@ def match_batch(
       other: what it has to fit.
       ndims: how many axes of `x` are left.
       other_ndims: how many those of `other` are.
+
+    Raises:
+      ValueError: the batch shapes are known and do not fit each other.
     """
     if x.shape[:-ndims].is_fully_defined() and x.shape[:-ndims] == other.shape[:-other_ndims]:
         return x
+    batches = x.shape[:-ndims], other.shape[:-other_ndims]
+    try:
+        tf.broadcast_static_shape(*batches)
+    except ValueError:
+        raise ValueError(
+            "The batches of events and context must be equal or broadcast. "
+            f"Received: batches of shapes {batches[0]} and {batches[1]}"
+        ) from None
     batch = ps.broadcast_shape(ps.shape(x)[:-ndims], ps.shape(other)[:-other_ndims])
     return tf.broadcast_to(x, ps.concat([batch, ps.shape(x)[-ndims:]], 0))
 

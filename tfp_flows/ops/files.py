@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "path_of"]
 
 
 @contextlib.contextmanager
@@ -36,7 +36,9 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
     Raises:
       FileExistsError: there is something at `path`, and `overwrite` is false.
       IsADirectoryError: a file was written, and there is a folder at `path`.
-      OSError: the folder does not exist or cannot be written; the disk is full.
+      NotADirectoryError: a folder was written, and there is a file at `path`.
+      FileNotFoundError: the folder in which it is to be does not exist.
+      OSError: that folder cannot be written; the disk is full.
 
     Example:
       >>> with atomic_write("table.csv") as file:
@@ -56,13 +58,24 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
         _check(target, path, overwrite)
         if target.is_dir() and not part.is_dir():
             raise IsADirectoryError(f"{str(path)!r} is a folder, and what is written a file.")
+        if target.is_file() and part.is_dir():
+            raise NotADirectoryError(f"{str(path)!r} is a file, and what is written a folder.")
         _move(part, target)
     finally:
         _remove(part)
     _sync_entry(target.parent)
 
 
+def path_of(filepath: str | os.PathLike[str]) -> str:
+    """The path as text; raise a TypeError unless it is one."""
+    if not isinstance(filepath, str | bytes | os.PathLike):
+        raise TypeError(f"`filepath` must be a path. Received: filepath={filepath!r}")
+    return os.fsdecode(filepath)
+
+
 def _check(target: Path, path: str | os.PathLike[str], overwrite: bool) -> None:
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder for {str(path)!r}.")
     if target.exists():
         if not overwrite:
             raise FileExistsError(f"{str(path)!r} exists, and `overwrite` is false.")

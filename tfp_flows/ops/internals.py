@@ -7,6 +7,7 @@ which says what breaks without it. The versions that were tried are in `setup.cf
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.src.backend.common import global_state as _global_state
+from keras.src.saving import saving_lib as _saving
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from tensorflow.compiler.tf2xla.python import xla as _xla
 from tensorflow.python.distribute.distribute_lib import (
@@ -75,6 +77,7 @@ __all__ = [
     "stop_recording",
     "supports_no_merge_call",
     "weights_and_averages",
+    "weights_file",
 ]
 
 # Where Keras says that functional models are defined, in the configs that it writes.
@@ -259,6 +262,17 @@ def kernel_under_lora(layer: keras.layers.Layer) -> keras.Variable | None:
     if not getattr(layer, "lora_enabled", False):
         return None
     return layer._embeddings if isinstance(layer, keras.layers.Embedding) else layer._kernel
+
+
+def weights_file(model: keras.Model) -> bytes:
+    """What `keras.Model.save_weights` writes; on a full disk, HDF5 would end the process."""
+    memory = io.BytesIO()
+    store = _saving.H5IOStore(memory, mode="w")
+    _saving._save_state(
+        model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set()
+    )
+    store.close()
+    return memory.getvalue()
 
 
 def loss_tracker(model: keras.Model) -> keras.metrics.Metric:

@@ -71,33 +71,41 @@ def bracketed_root(equation: Equation, y: tf.Tensor, parameters: tf.Tensor) -> t
         )
         return tf.stack([low, high]), left | right
 
+    def bounded(low: tf.Tensor, high: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """The bracket that `x` makes, and how far `x` is above and a Newton step would go."""
+        above, slope = equation(x, y, parameters)
+        low, high = tf.where(above < 0, x, low), tf.where(above > 0, x, high)
+        return low, high, above, tf.where(above == 0, tf.zeros_like(x), -above / slope)
+
     def narrow(
         low: tf.Tensor, high: tf.Tensor, x: tf.Tensor, step: tf.Tensor, _: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        above, slope = equation(x, y, parameters)
-        low, high = tf.where(above < 0, x, low), tf.where(above > 0, x, high)
-        move = -above / slope
+        low, high, above, move = bounded(low, high, x)
         newton = x + move
         # A Newton step that leaves the bracket, or is not much shorter than the last, is not taken.
         good = (newton > low) & (newton < high) & (tf.abs(move) < 0.5 * tf.abs(step))
         # The error left by a step is about its square, and one step more is taken in the end. What
         # is no more than the rounding of `forward` would not shrink further.
-        found = tf.abs(move) <= eps ** (2 / 3) * (1 + tf.abs(x))
-        found |= tf.abs(above) <= 4 * eps * (1 + tf.abs(y))
-        new = tf.where(found | good, newton, 0.5 * (low + high))
+        short = tf.abs(move) <= eps ** (2 / 3) * (1 + tf.abs(x))
+        found = short | (tf.abs(above) <= 4 * eps * (1 + tf.abs(y)))
+        middle = tf.where(found, x, 0.5 * (low + high))
+        new = tf.where(good | short, tf.clip_by_value(newton, low, high), middle)
         return low, high, new, new - x, ~found & (tf.abs(new - x) > 0)
 
     everywhere = tf.ones_like(y, tf.bool)
+    reach = 1 + 8 * eps * tf.abs(y)  # Beyond 1 / eps, y - 1 would be y.
     ends, _ = tf.while_loop(
         lambda ends, searching: tf.reduce_any(searching),
         widen,
-        (tf.stack([y - 1, y + 1]), everywhere),
+        (tf.stack([y - reach, y + reach]), everywhere),
         maximum_iterations=_DOUBLINGS,
     )
     low, high = tf.unstack(ends)
     state = (low, high, tf.clip_by_value(y, low, high), high - low, everywhere)
-    x = tf.while_loop(
+    low, high, x, step, _ = tf.while_loop(
         lambda *state: tf.reduce_any(state[-1]), narrow, state, maximum_iterations=_ITERATIONS
-    )[2]
-    above, slope = equation(x, y, parameters)
-    return x - above / slope
+    )
+    low, high, _, move = bounded(low, high, x)
+    # Where `forward` is flat, its rounding would be a long step. That of NaN is taken.
+    newton = tf.clip_by_value(x + move, low, high)
+    return tf.where(tf.abs(move) > tf.abs(step), x, newton)
