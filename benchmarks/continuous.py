@@ -27,7 +27,6 @@ from tfp_flows import datasets
 
 TOYS = ("two_moons", "circles", "eight_gaussians", "pinwheel")
 PATCHES = "bsds300"
-TEST_ROWS = 2000  # Of patches: exact traces of 63 columns take some peers minutes.
 # Learning rates were found on two_moons, each by three trials. Of patches all begin with 1e-3.
 MODELS = {
     "ours_ffjord": ("tfp_flows, FFJORD", 3e-3),  # With 1e-2 it breaks on circles.
@@ -59,14 +58,14 @@ def run(toy: str, model: str, draws: str, options: argparse.Namespace) -> dict[s
     return result
 
 
-def draws_of(name: str) -> dict[str, np.ndarray]:
+def draws_of(name: str, options: argparse.Namespace) -> dict[str, np.ndarray]:
     """Rows of training and test, the log-density of the latter, and what standardizes columns."""
     if name == PATCHES:
         patches = np.load(DATA / "bsds300" / "bsds300_patches_u8.npz")
-        train, test = dequantize(patches["train"], 1), dequantize(patches["test"], 2)
-        test = np.random.default_rng(3).permutation(test)[:TEST_ROWS]
+        train, test = dequantize(patches["train"], 1), dequantize(patches[options.judged_by], 2)
+        test = np.random.default_rng(3).permutation(test)[: options.patches]
         values, vectors = np.linalg.eigh(np.cov(train.astype("float64"), rowvar=False))
-        known, matrix = np.zeros(TEST_ROWS), vectors / np.sqrt(values)
+        known, matrix = np.zeros(len(test)), vectors / np.sqrt(values)
     else:
         toy = getattr(datasets, name)()
         train, test = (toy.sample(n, seed=seed) for n, seed in ((200_000, 1), (10_000, 2)))
@@ -99,6 +98,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=2.0, help="of training, tracing included")
     processes.add_options(parser)
     parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--patches", type=int, default=2000, help="to judge by: they take minutes")
+    parser.add_argument("--judged-by", choices=("val", "test"), default="test", help="of patches")
     parser.add_argument("--width", type=int, help="of hidden layers, instead of 64, of patches 256")
     parser.add_argument("--learning-rate", type=float, help="instead of the one for each model")
     parser.add_argument("--seed", type=int, default=0)
@@ -108,7 +109,7 @@ def main() -> None:
         jobs = []
         for name in options.toys:
             draws = f"{folder}/{name}.npz"
-            np.savez(draws, **draws_of(name))
+            np.savez(draws, **draws_of(name, options))
             jobs += [(name, model, draws, options) for model in options.models]
         for job, result in zip(jobs, pool.map(lambda job: run(*job), jobs), strict=True):
             table.append(row(*job[:2], result))
