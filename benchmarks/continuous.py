@@ -46,7 +46,7 @@ MODELS = {
 def run(toy: str, model: str, draws: str, options: argparse.Namespace) -> dict[str, Any]:
     """What a process found that trained one model, or why it found nothing."""
     ours = model.startswith("ours")
-    keys = ("minutes", "batch_size", "threads", "clock", "seed")
+    keys = ("minutes", "batch_size", "threads", "clock", "seed", "averages")
     order = {key: getattr(options, key) for key in keys}
     order |= {"draws": draws, "model": model}
     rate = 1e-3 if toy == PATCHES else MODELS[model][1]
@@ -97,6 +97,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=tuple(MODELS))
     parser.add_argument("--minutes", type=float, default=2.0, help="of training, tracing included")
     processes.add_options(parser)
+    averages = "of weights, of our flow matching"
+    parser.add_argument("--averages", action="store_true", help=averages)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--patches", type=int, default=2000, help="to judge by: they take minutes")
     parser.add_argument("--judged-by", choices=("val", "test"), default="test", help="of patches")

@@ -29,8 +29,9 @@ def build(options: dict[str, Any]) -> tuple[int, Step, LogProb]:
         layers = 3 if name in OBJECTIVES else 2
         flow = flows.ffjord(size, hidden_units=(width,) * layers, seed=seed)
     model = FlowModel(flow)
-    optimizer = keras.optimizers.Adam(beta_2=0.99)
     objective = OBJECTIVES.get(name)
+    averages = objective is not None and options["averages"]
+    optimizer = keras.optimizers.Adam(beta_2=0.99, use_ema=averages, ema_momentum=0.999)
     model.compile(optimizer, loss=objective, jit_compile=objective != "ot_flow_matching")
     log_prob = tf.function(model.log_prob, reduce_retracing=True)
     fields = [part for part in flow.submodules if isinstance(part, bijectors.Continuous)]
@@ -39,6 +40,8 @@ def build(options: dict[str, Any]) -> tuple[int, Step, LogProb]:
         # By shorter steps than those of training, which may have learned from their errors.
         for field in fields:
             field.steps = STEPS
+        if averages:
+            optimizer.finalize_variable_values(model.trainable_variables)
         found: np.ndarray = log_prob(tf.constant(x)).numpy()
         return found
 
