@@ -178,3 +178,11 @@ def test_every_family_trains_given_context_and_is_saved(name, tmp_path):
     loaded = FlowModel.load(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded.predict((context, x), verbose=0), after)
     assert loaded.sample(3, context=context[:4]).shape == (3, 4, 2)
+
+
+def test_compile_refuses_what_keras_would_not_understand():
+    model = FlowModel(small_flow())
+    with pytest.raises(ValueError, match="`steps_per_execution` must be a positive integer"):
+        model.compile("adam", steps_per_execution=0)
+    with pytest.raises(ValueError, match="`jit_compile` must be True, False or 'auto'"):
+        model.compile("adam", jit_compile="yes")

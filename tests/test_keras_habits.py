@@ -50,13 +50,6 @@ def test_what_compares_with_targets_is_refused(options):
         made(**options)
 
 
-def test_choices_that_compile_has_not():
-    with pytest.raises(ValueError, match="`steps_per_execution` must be a positive integer"):
-        made(steps_per_execution=0)
-    with pytest.raises(ValueError, match="`jit_compile` must be True, False or 'auto'"):
-        made(jit_compile="yes")
-
-
 def test_numbers_out_of_range_are_an_error(model):
     for size in (-5, 0, 2.5, True):
         for method in (model.fit, model.evaluate, model.predict):

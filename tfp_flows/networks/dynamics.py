@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfp_flows.networks.activations import SMOOTH
 from tfp_flows.networks.mlp import without_trainable
 from tfp_flows.networks.signs import RandomSigns
 from tfp_flows.networks.times import FEATURES, features_of, of_times
@@ -21,29 +22,6 @@ from tfp_flows.ops.seeds import derived_seed
 __all__ = ["Dynamics", "LayerDynamics", "VelocityMLP"]
 
 Pair = tuple[tf.Tensor, tf.Tensor]
-
-
-def _tanh(x: tf.Tensor) -> Pair:
-    value = tf.tanh(x)
-    return value, 1 - value * value
-
-
-def _softplus(x: tf.Tensor) -> Pair:
-    return tf.nn.softplus(x), tf.sigmoid(x)
-
-
-def _silu(x: tf.Tensor) -> Pair:
-    sigmoid = tf.sigmoid(x)  # Once, for it is most of the cost of a small network.
-    value = x * sigmoid
-    return value, value + sigmoid * (1 - value)
-
-
-# Activations, with their derivatives.
-_ACTIVATIONS: dict[str, Callable[[tf.Tensor], Pair]] = {
-    "tanh": _tanh,
-    "softplus": _softplus,
-    "silu": _silu,
-}
 
 
 class Dynamics(keras.layers.Layer, abc.ABC):
@@ -175,7 +153,7 @@ class VelocityMLP(Dynamics):
                 "`hidden_units` must be a sequence of hidden widths, at least one. "
                 f"Received: {hidden_units!r}"
             )
-        one_of(activation, "activation", sorted(_ACTIVATIONS))
+        one_of(activation, "activation", sorted(SMOOTH))
         self.hidden_units = tuple(positive_int(units, "hidden_units") for units in hidden_units)
         self.activation = activation
         self.exact_is_cheap = len(self.hidden_units) <= 2
@@ -255,7 +233,7 @@ class VelocityMLP(Dynamics):
         for kernel, shift in zip(kernels, shifts, strict=True):
             x = tf.matmul(x, kernel) + shift
             if len(slopes) < count - 1:
-                x, slope = _ACTIVATIONS[self.activation](x)
+                x, slope = SMOOTH[self.activation](x)
                 slopes.append(slope)
         return x, slopes
 
