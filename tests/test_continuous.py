@@ -236,3 +236,15 @@ def test_graphs_behind_a_linear_map_give_what_steps_by_hand_give(family, linear,
         lambda: tf.gradients(flow.log_prob(x, **given), flow.trainable_variables)
     )
     assert all(np.isfinite(part).all() for part in gradient())
+
+
+def test_normalizations_without_second_derivatives_are_refused():
+    """The gradient of a trace is one of them."""
+    for norm in (keras.layers.LayerNormalization(), keras.layers.GroupNormalization(2)):
+        network = keras.Sequential([keras.layers.Dense(4), norm, keras.layers.Dense(2)])
+        with pytest.raises(ValueError, match="must not normalize by mean and variance"):
+            bijectors.Continuous(2, network)
+    network = keras.Sequential(
+        [keras.layers.Dense(4), keras.layers.RMSNormalization(), keras.layers.Dense(2)]
+    )
+    assert bijectors.Continuous(2, network).forward(tf.ones([3, 2])).shape == (3, 2)

@@ -293,3 +293,23 @@ def test_mixed_precision_is_saved(policy, tmp_path):
         keras.config.set_dtype_policy("float32")
     assert isinstance(loaded.optimizer, keras.optimizers.LossScaleOptimizer)
     np.testing.assert_array_equal(loaded.log_prob(DATA[:, :2]), model.log_prob(DATA[:, :2]))
+
+
+def test_weights_of_another_seed_are_refused_within_another_model(tmp_path):
+    class Own(keras.Model):
+        def __init__(self, seed):
+            super().__init__()
+            self.flow = FlowModel(flows.real_nvp(5, layers=4, hidden_units=(4,), seed=seed))
+
+        def call(self, x):
+            return self.flow(x)
+
+    models = [Own(seed) for seed in (1, 1, 2)]
+    for model in models:
+        model(np.zeros([2, 5], "float32"))
+    models[0].save_weights(tmp_path / "a.weights.h5")
+    with pytest.raises(ValueError, match="with the same mask in 'coupling'"):
+        models[2].load_weights(tmp_path / "a.weights.h5")
+    models[1].load_weights(tmp_path / "a.weights.h5")
+    models[2].save_weights(tmp_path / "b.weights.h5")
+    models[2].load_weights(tmp_path / "b.weights.h5")  # What was refused before is forgotten.

@@ -8,6 +8,7 @@ from helpers import normal, randomize
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows import FlowModel, bijectors, distributions, flows, networks, testing
+from tfp_flows.networks.normalization import LayerNormalization
 
 t = bijectors.transformers
 SMALL = {"patch": 2, "blocks": 2, "layers": 1, "width": 8, "seed": 0}
@@ -203,3 +204,27 @@ def test_a_tarflow_is_trained_with_noise_and_its_draws_denoised():
         np.sqrt(np.mean((drawn - 1) ** 2)) for drawn in (draws, flows.denoised(model, draws, noise))
     ]
     assert errors[1] < 0.3 * errors[0]
+
+
+def test_second_derivatives_are_those_of_the_first():
+    """Keras' normalization over features has wrong ones."""
+    flow = flows.tarflow((4, 4, 1), 2, 2, width=8, dtype="float64", seed=0)
+    randomize(flow, stddev=0.2)
+    rng = np.random.default_rng(0)
+    x, way = tf.constant(rng.normal(size=(1, 4, 4, 1))), tf.constant(rng.normal(size=(1, 4, 4, 1)))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        slope = tf.reduce_sum(flow.score(x) * way)
+    found = tf.reduce_sum(tape.gradient(slope, x) * way)
+    ends = [tf.reduce_sum(flow.score(x + h * way) * way) for h in (1e-5, -1e-5)]
+    np.testing.assert_allclose(found, (ends[0] - ends[1]) / 2e-5, rtol=1e-5)
+
+
+def test_normalization_is_that_of_keras():
+    x = tf.constant(np.random.default_rng(0).normal(3.0, 2.0, (4, 5, 8)), "float32")
+    ours, theirs = LayerNormalization(), keras.layers.LayerNormalization()
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+        layer.gamma.assign(np.linspace(0.5, 1.5, 8))
+        layer.beta.assign(np.linspace(-1, 1, 8))
+    np.testing.assert_allclose(ours(x), theirs(x), atol=1e-5)

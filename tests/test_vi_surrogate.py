@@ -245,3 +245,18 @@ def test_divergence_is_that_of_flows_behind_one_bijector_or_an_error():
     for a, b in ((one, other), (one, tfd.MultivariateNormalDiag([0.0, 0.0]))):
         with pytest.raises(NotImplementedError, match="share their bijector only: estimate it"):
             tfd.kl_divergence(a, b)
+
+
+def test_slices_of_the_batch_that_contexts_make():
+    joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), tfd.HalfNormal(1.0)])
+    q = vi.surrogate(joint, "real_nvp", context_size=1, layers=2, hidden_units=(8,), seed=0)
+    for variable in q.trainable_variables:
+        variable.assign_add(0.3 * tf.ones_like(variable))
+    contexts = np.arange(4.0)[:, None]
+    given = q.given(contexts)
+    assert given[2].batch_shape == ()
+    assert [part.shape for part in given[2].sample(seed=0)] == [(), ()]
+    whole = given.log_prob([0.5, 1.0])
+    assert len(np.unique(whole)) == 4
+    np.testing.assert_allclose(given[2].log_prob([0.5, 1.0]), whole[2], rtol=1e-6)
+    np.testing.assert_allclose(given[1:3].log_prob([0.5, 1.0]), whole[1:3], rtol=1e-6)

@@ -129,3 +129,18 @@ def test_bad_arguments_are_one_clear_error(options, error, message):
     given = {"encoder": encoder(), "decoder": decoder(), "latent_size": 2, **options}
     with pytest.raises(error, match=message):
         vi.FlowVAE(**given)
+
+
+def test_a_loss_metrics_and_weights_of_rows_are_refused():
+    encoder = keras.Sequential([keras.Input([6]), keras.layers.Dense(8)])
+    decoder = keras.Sequential([keras.Input([2]), keras.layers.Dense(6)])
+    vae = vi.FlowVAE(encoder, decoder, 2, posterior="real_nvp", seed=0)
+    with pytest.raises(ValueError, match="`loss` must be None: it is -ELBO"):
+        vae.compile("adam", loss="mse")
+    with pytest.raises(ValueError, match="`metrics` must be None"):
+        vae.compile("adam", metrics=["mae"])
+    vae.compile("adam")
+    x = np.eye(6, dtype="float32")
+    for method in (vae.fit, vae.evaluate):
+        with pytest.raises(ValueError, match="takes data `x` alone"):
+            method(x, sample_weight=np.zeros(6))

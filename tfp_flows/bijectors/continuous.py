@@ -60,7 +60,8 @@ class Continuous(Bijector):
       event_size: number of columns.
       dynamics: widths of the hidden layers of a `networks.VelocityMLP`, one with other options, or
         a Keras 3 layer `(batch, event_size + 1 + context_size) -> (batch, event_size)`, which reads
-        event, time and context side by side. Its activations should be smooth.
+        event, time and context side by side. Its activations should be smooth; by mean and
+        variance it must not normalize, of which TensorFlow has wrong second derivatives.
       solver: "rk4", "tsit5" or "dopri5".
       steps: of "rk4" and "tsit5".
       rtol: relative tolerance of "dopri5".
@@ -76,8 +77,8 @@ class Continuous(Bijector):
 
     Raises:
       ValueError: a number is not positive, a name is not among those above, `dynamics` is neither
-        widths nor a layer that fits; an event or context does not fit; context is missing, or given
-        to an unconditional bijector.
+        widths nor a layer that fits, or normalizes; an event or context does not fit; context is
+        missing, or given to an unconditional bijector.
       InvalidArgumentError: "dopri5" needs more than 1,000 steps.
 
     Source: Will Grathwohl, Ricky T. Q. Chen, Jesse Bettencourt, Ilya Sutskever and David Duvenaud,

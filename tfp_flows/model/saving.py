@@ -41,6 +41,7 @@ class SavableModel(MaximumLikelihood):
     """
 
     _is_from_config = False  # Until its weights are loaded.
+    _refusal: str | None = None  # Of the structure that was compared last.
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -137,6 +138,7 @@ class SavableModel(MaximumLikelihood):
         self._is_from_config = False  # The file need not be that of the config.
         self.build_optimizer()  # Keras leaves out an optimizer that has no variables yet.
         state = [*self.variables, *(self.optimizer.variables if self.compiled else ())]
+        self._refusal = None
         with kept_on_error(state):
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **options)
 
@@ -155,9 +157,17 @@ class SavableModel(MaximumLikelihood):
         values = {name: store[name] for name in list(store.keys())}  # It has no `items`.
         saved = values.pop(_STRUCTURE, None)  # Older files have none.
         if saved is not None:
+            self._refusal = None
             hashes = [bytes(row) for row in np.asarray(saved, "uint8")]
-            # What was built from the config in the same file need not be compared with that.
-            self.check_structure(hashes, whole=not self._is_from_config)
+            try:
+                # What was built from the config in the same file need not be compared with that.
+                self.check_structure(hashes, whole=not self._is_from_config)
+            except ValueError as error:
+                self._refusal = str(error)
+                raise
+        elif self._refusal and not values:
+            # Within another model Keras comes twice, finds nothing, and would forget the error.
+            raise ValueError(self._refusal)
         self._is_from_config = False
         super().load_own_variables(values)
 

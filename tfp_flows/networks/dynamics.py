@@ -12,9 +12,11 @@ import tensorflow as tf
 
 from tfp_flows.networks.activations import SMOOTH
 from tfp_flows.networks.mlp import without_trainable
+from tfp_flows.networks.normalization import check_derivatives
 from tfp_flows.networks.signs import RandomSigns
 from tfp_flows.networks.times import FEATURES, features_of, of_times
 from tfp_flows.ops.checks import floating, one_of, positive_int
+from tfp_flows.ops.internals import layers_of
 from tfp_flows.ops.internals import prefer_static as ps
 from tfp_flows.ops.limits import claim
 from tfp_flows.ops.seeds import derived_seed
@@ -277,6 +279,7 @@ class LayerDynamics(Dynamics):
     ):
         super().__init__(event_size, context_size=context_size, seed=seed, dtype=dtype)
         self.layer = layer
+        check_derivatives(layers_of(layer), "dynamics")  # The gradient of a trace needs the second.
         made = layer(tf.zeros([1, event_size + 1 + (context_size or 0)], dtype))
         if tuple(made.shape) != (1, event_size):
             raise ValueError(

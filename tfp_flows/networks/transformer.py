@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfp_flows.networks.conditioner import Conditioner, match_batch, network_policy
 from tfp_flows.networks.made_solve import Transform, solve_by_passes
 from tfp_flows.networks.mlp import without_trainable
+from tfp_flows.networks.normalization import LayerNormalization
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.grids import Size
 from tfp_flows.ops.internals import prefer_static as ps
@@ -81,16 +82,16 @@ class CausalTransformer(keras.layers.Layer):
         self._first = self._dense(width, next(seeds))
         self._blocks = [
             {
-                "norm": keras.layers.LayerNormalization(dtype=self.dtype_policy),
+                "norm": LayerNormalization(dtype=self.dtype_policy),
                 "read": self._dense(3 * width, next(seeds)),
                 "mix": self._dense(width, next(seeds)),
-                "second_norm": keras.layers.LayerNormalization(dtype=self.dtype_policy),
+                "second_norm": LayerNormalization(dtype=self.dtype_policy),
                 "widen": self._dense(4 * width, next(seeds), activation="gelu"),
                 "narrow": self._dense(width, next(seeds)),
             }
             for _ in range(layers)
         ]
-        self._last = keras.layers.LayerNormalization(dtype=self.dtype_policy)
+        self._last = LayerNormalization(dtype=self.dtype_policy)
         start = keras.initializers.RandomNormal(stddev=0.02, seed=derived_seed(seed, 0))
         self.places = self.add_weight(shape=(length, width), initializer=start, name="places")
 

@@ -94,8 +94,13 @@ class Surrogate(Conditional, TransformedDistributionBase):
     def given(self, context: Any | None) -> tfd.Distribution:
         """The distribution under a context, `(*batch, *context_shape)`, with that batch shape."""
         flow = self.flow.given(context)
-        if flow is self.flow:
-            return self
+        return self if flow is self.flow else self._over(flow)
+
+    def __getitem__(self, slices: Any) -> tfd.Distribution:
+        """Some of the batch that contexts make, as of any TFP distribution."""
+        return self._over(self.flow[slices])
+
+    def _over(self, flow: tfd.Distribution) -> Surrogate:
         return Surrogate(flow, self.bijector, self.names, self.sizes, name=self.name)
 
     def _batch_shape(self) -> tf.TensorShape:

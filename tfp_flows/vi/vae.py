@@ -14,6 +14,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_flows import serialization
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.model import FlowModel
+from tfp_flows.model.arguments import check_compile
 from tfp_flows.model.guard import all_finite
 from tfp_flows.model.replicas import replica_count, sum_over_replicas, update_if
 from tfp_flows.ops.checks import positive_int
@@ -169,6 +170,46 @@ class FlowVAE(keras.Model):
         seed = stateless_seed(self.seed)
         return self.given_latent(self.posterior(x).sample(seed=seed), bool(training)).mean()
 
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "rmsprop",
+        loss: None = None,
+        loss_weights: None = None,
+        metrics: None = None,
+        weighted_metrics: None = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """Choose the optimizer and how steps are run; the loss is -ELBO.
+
+        Raises:
+          ValueError: a loss, weights of losses or metrics are given.
+        """
+        check_compile(
+            loss, loss_weights, metrics, weighted_metrics, steps_per_execution, jit_compile
+        )
+        if loss is not None:
+            raise ValueError(f"`loss` must be None: it is -ELBO. Received: loss={loss!r}")
+        super().compile(
+            optimizer,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
+        )
+
+    def fit(self, *args: Any, sample_weight: None = None, **options: Any) -> Any:
+        """As `keras.Model.fit`, of `x` alone: Keras would forget weights of rows."""
+        _refuse_targets(None, sample_weight)
+        return super().fit(*args, **options)
+
+    def evaluate(self, *args: Any, sample_weight: None = None, **options: Any) -> Any:
+        """As `keras.Model.evaluate`, of `x` alone."""
+        _refuse_targets(None, sample_weight)
+        return super().evaluate(*args, **options)
+
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One update by one draw a row, left out, with a loss of NaN, if a number is not finite."""
         replicas = replica_count()
@@ -283,9 +324,13 @@ class FlowVAE(keras.Model):
 
 def _events(data: Any) -> tf.Tensor:
     x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-    if y is not None or weight is not None:
-        raise ValueError("A FlowVAE takes data `x` alone, without targets and weights.")
+    _refuse_targets(y, weight)
     return x
+
+
+def _refuse_targets(y: Any, sample_weight: Any) -> None:
+    if y is not None or sample_weight is not None:
+        raise ValueError("A FlowVAE takes data `x` alone, without targets and weights.")
 
 
 def _check_flow(flow: Any, name: str, latent_size: int, features: int | None) -> None:
