@@ -8,7 +8,7 @@ from helpers import normal, randomize
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows import FlowModel, bijectors, distributions, flows, networks, testing
-from tfp_flows.networks.normalization import LayerNormalization
+from tfp_flows.networks.layer_normalization import LayerNormalization
 
 t = bijectors.transformers
 SMALL = {"patch": 2, "blocks": 2, "layers": 1, "width": 8, "seed": 0}

@@ -177,11 +177,11 @@ class Likelihood(StepsAtATime):
         `fit`), else one.
 
         Raises:
-          ValueError: the loss is another one, or does not fit the distribution; a number of steps
-            or `jit_compile` is nothing of these; weights of losses
-            or metrics are given, which compare with targets, and a density has none; or the model
-            was made in the scope of a `tf.distribute` strategy, and the optimizer was not, or has
-            several replicas and options that Keras cannot follow there.
+          ValueError: the loss is another one, or does not fit the distribution;
+            `steps_per_execution` or `jit_compile` is another choice; weights of losses or metrics
+            are given, which compare with targets, and a density has none; or the model was made in
+            the scope of a `tf.distribute` strategy, and the optimizer was not, or has several
+            replicas and options that Keras cannot follow there.
         """
         arguments.check_compile(
             loss, loss_weights, metrics, weighted_metrics, steps_per_execution, jit_compile

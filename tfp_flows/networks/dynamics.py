@@ -11,8 +11,8 @@ import keras
 import tensorflow as tf
 
 from tfp_flows.networks.activations import SMOOTH
+from tfp_flows.networks.layer_normalization import check_derivatives
 from tfp_flows.networks.mlp import without_trainable
-from tfp_flows.networks.normalization import check_derivatives
 from tfp_flows.networks.signs import RandomSigns
 from tfp_flows.networks.times import FEATURES, features_of, of_times
 from tfp_flows.ops.checks import floating, one_of, positive_int

@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.networks.conditioner import Conditioner, match_batch, network_policy
+from tfp_flows.networks.layer_normalization import LayerNormalization
 from tfp_flows.networks.made_solve import Transform, solve_by_passes
 from tfp_flows.networks.mlp import without_trainable
-from tfp_flows.networks.normalization import LayerNormalization
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.grids import Size
 from tfp_flows.ops.internals import prefer_static as ps

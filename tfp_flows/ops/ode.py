@@ -65,9 +65,8 @@ def integrate(
 
     Memory is that of a single step, and of a copy of `x` for each of 16 equal steps: longer ways
     are cut into segments, which are solved once more for their derivatives. "dopri5", and all
-    methods where XLA compiles, keep a copy for every step.
-    Derivatives of any order, by `x` and `parameters`, are those of the steps, whose lengths count
-    as constants.
+    methods where XLA compiles, keep a copy for every step. Derivatives of any order, by `x` and
+    `parameters`, are those of the steps, whose lengths count as constants.
 
     Args:
       dynamics: from `t`, a scalar or `(n,)`, `x` and `parameters` to the velocity, of the shape of

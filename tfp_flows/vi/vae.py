@@ -185,13 +185,14 @@ class FlowVAE(keras.Model):
         """Choose the optimizer and how steps are run; the loss is -ELBO.
 
         Raises:
-          ValueError: a loss, weights of losses or metrics are given.
+          ValueError: a loss, weights of losses or metrics are given; `steps_per_execution` or
+            `jit_compile` is another choice.
         """
-        check_compile(
-            loss, loss_weights, metrics, weighted_metrics, steps_per_execution, jit_compile
-        )
         if loss is not None:
             raise ValueError(f"`loss` must be None: it is -ELBO. Received: loss={loss!r}")
+        check_compile(
+            None, loss_weights, metrics, weighted_metrics, steps_per_execution, jit_compile
+        )
         super().compile(
             optimizer,
             run_eagerly=run_eagerly,
