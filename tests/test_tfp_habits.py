@@ -195,6 +195,8 @@ def test_our_own_affine_layers_have_moments(layer):
     np.testing.assert_allclose(flow.mean(), x.mean(0), atol=0.015 * width)
     np.testing.assert_allclose(flow.mode(), x.mean(0), atol=0.015 * width)
     np.testing.assert_allclose(flow.covariance(), np.cov(x.T), atol=0.03 * width**2)
+    np.testing.assert_allclose(flow.stddev(), x.std(0), atol=0.015 * width)
+    np.testing.assert_allclose(flow.variance(), x.var(0), atol=0.03 * width**2)
     np.testing.assert_allclose(flow.entropy(), -flow.log_prob(x).numpy().mean(), atol=0.02)
 
 

@@ -52,6 +52,10 @@ KINDS = {
 }
 
 
+def halves(components):
+    return tfd.MixtureSameFamily(tfd.Categorical(logits=tf.zeros(2)), components)
+
+
 def _coroutine():
     a = yield Root(tfd.Gamma(2.0, 1.0, name="a"))
     yield tfd.Normal(a, 1.0, name="b")
@@ -187,6 +191,24 @@ def test_outside_of_the_support_there_is_no_density():
             "continuous parts alone.*'k' of Categorical",
         ),
         (
+            lambda: tfd.JointDistributionSequential([halves(tfd.Uniform([0.0, 1.0], 2.0))]),
+            {},
+            ValueError,
+            "share their support.*'x' of MixtureSameFamily",
+        ),
+        (
+            lambda: tfd.JointDistributionSequential([halves(tfd.Poisson([1.0, 2.0]))]),
+            {},
+            ValueError,
+            "mixtures of continuous components alone",
+        ),
+        (
+            lambda: tfd.JointDistributionSequential([tfd.SphericalUniform(3)]),
+            {},
+            ValueError,
+            "no parts on spheres.*'x' of SphericalUniform",
+        ),
+        (
             lambda: tfd.JointDistributionSequential([tfd.Normal([0.0, 1.0], 1.0)]),
             {},
             ValueError,
@@ -217,6 +239,28 @@ def test_outside_of_the_support_there_is_no_density():
 def test_what_cannot_be_is_one_clear_error(joint, options, error, message):
     with pytest.raises(error, match=message):
         vi.surrogate(joint(), **options)
+
+
+@pytest.mark.parametrize(
+    "mixture",
+    [
+        halves(tfd.MultivariateNormalDiag(tf.zeros([2, 3]), tf.ones([2, 3]))),
+        tfd.Sample(halves(tfd.Gamma([1.0, 2.0], 1.0)), 4),
+        tfd.Mixture(tfd.Categorical(logits=[0.0, 0.0]), [tfd.Beta(1.0, 2.0), tfd.Beta(2.0, 1.0)]),
+        halves(tfd.Dirichlet([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])),
+    ],
+    ids=["real", "positive", "bounded", "simplex"],
+)
+def test_mixtures_have_the_support_of_their_components(mixture):
+    for joint in (
+        tfd.JointDistributionSequential([mixture, tfd.Normal(0.0, 1.0)]),
+        tfd.JointDistributionSequentialAutoBatched([mixture, tfd.Normal(0.0, 1.0)]),
+    ):
+        posterior = vi.surrogate(joint, "mean_field")
+        value = posterior.sample(50, seed=0)
+        assert value[0].shape == [50, *mixture.event_shape]
+        assert np.all(np.isfinite(joint.log_prob(value)))
+        assert np.all(np.isfinite(posterior.log_prob(joint.sample(50, seed=1))))
 
 
 def test_another_structure_is_an_error():

@@ -79,7 +79,10 @@ class Moments(TransformedDistributionBase):
 
     def _stddev(self) -> tf.Tensor:
         self._check_affine("stddev")
-        return super()._stddev()
+        try:
+            return super()._stddev()
+        except NotImplementedError:  # TFP knows it of scalar bijectors, and more of covariances.
+            return tf.sqrt(tf.linalg.diag_part(self._covariance()))
 
     def _covariance(self) -> tf.Tensor:
         self._check_affine("covariance")

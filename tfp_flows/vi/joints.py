@@ -18,14 +18,17 @@ __all__ = ["Joint", "check_joint", "part_names", "unflatten"]
 
 Joint: TypeAlias = tfd.JointDistribution | tfp.experimental.distributions.JointDistributionPinned
 
+_SPHERES = (tfd.VonMisesFisher, tfd.PowerSpherical, tfd.SphericalUniform)
+
 
 def check_joint(joint: Any) -> tf.DType:
     """Return the dtype of the parts of a joint distribution that are not pinned.
 
     Raises:
       TypeError: `joint` is no joint distribution.
-      ValueError: a part is discrete, a joint distribution itself, or has no fixed shape; parts have
-        different dtypes or a batch shape; or nothing is left to infer.
+      ValueError: a part is discrete, on a sphere, a joint distribution itself, or a mixture whose
+        components have different supports, or has no fixed shape; parts have different dtypes or a
+        batch shape; or nothing is left to infer.
     """
     if not isinstance(joint, Joint):
         raise TypeError(
@@ -43,6 +46,17 @@ def check_joint(joint: Any) -> tf.DType:
             raise ValueError(
                 "`joint` must have tensors as parts: write a joint distribution inside of another "
                 f"out. Received: {name!r} of {type(part).__name__.lstrip('_')}"
+            )
+        if isinstance(_unwrap(part), _SPHERES):
+            raise ValueError(
+                "`joint` must have no parts on spheres: TFP maps R^D to a part of a sphere alone. "
+                f"Received: {name!r} of {type(part).__name__.lstrip('_')}"
+            )
+        if _is_mixture(part) and _shared_bijector(part) is None:
+            raise ValueError(
+                "`joint` must have mixtures of continuous components alone that share their "
+                "support, and have no limits of their own. "
+                f"Received: {name!r} of {type(part).__name__.lstrip('_')}"
             )
         if _is_discrete(part):
             raise ValueError(
@@ -93,11 +107,27 @@ def unflatten(joint: Joint, dtype: tf.DType) -> tuple[tfb.Bijector, list[int]]:
     return tfb.Chain(steps, name="unflatten"), sizes
 
 
-def _bijector_of(simplices: dict[int, Support], part: tfd.Distribution) -> tfb.Bijector:
+def _bijector_of(simplices: dict[int, Support], part: tfd.Distribution) -> tfb.Bijector | None:
     size = _simplex_size(part)
-    if size is None:
-        return part.experimental_default_event_space_bijector()
-    return simplices[size]
+    if size is not None:
+        return simplices[size]
+    if _is_mixture(part):
+        return _shared_bijector(part)
+    return part.experimental_default_event_space_bijector()
+
+
+def _is_mixture(part: tfd.Distribution) -> bool:
+    """Whether it is a mixture of anything but proportions, which TFP has no bijector for."""
+    mixture = isinstance(_unwrap(part), tfd.Mixture | tfd.MixtureSameFamily)
+    return mixture and _simplex_size(part) is None
+
+
+def _shared_bijector(part: tfd.Distribution) -> tfb.Bijector | None:
+    """The bijector of all components of a mixture, for which TFP has none; None if they differ."""
+    found = [each.experimental_default_event_space_bijector() for each in _components(part)]
+    # Limits that each component has of its own are a batch.
+    same = all(each is not None and each == found[0] for each in found)
+    return found[0] if same and found[0].experimental_batch_shape() == () else None
 
 
 def part_names(joint: Joint) -> list[str]:
@@ -110,7 +140,7 @@ def _is_discrete(part: tfd.Distribution) -> bool:
     if not part.dtype.is_floating:
         return True
     # Counts may be floating-point numbers: no bijector of TFP's leads to them.
-    known = _simplex_size(part) is not None
+    known = _simplex_size(part) is not None or _is_mixture(part)
     return not known and part.experimental_default_event_space_bijector() is None
 
 
@@ -119,6 +149,19 @@ def _simplex_size(part: tfd.Distribution) -> int | None:
 
     With NumPy 2.4 TFP 0.25 cannot construct the bijector that it has for them.
     """
+    known = all(isinstance(_unwrap(each), tfd.Dirichlet) for each in _components(part))
+    return int(_unwrap(part).event_shape[-1]) if known else None
+
+
+def _components(part: tfd.Distribution) -> list[tfd.Distribution]:
+    """Of a mixture, as single ones or in batches; else the part itself."""
+    part = _unwrap(part)
+    if isinstance(part, tfd.MixtureSameFamily):
+        return [part.components_distribution]
+    return list(part.components) if isinstance(part, tfd.Mixture) else [part]
+
+
+def _unwrap(part: tfd.Distribution) -> tfd.Distribution:
     while isinstance(part, tfd.Independent | tfd.Sample):
         part = part.distribution
-    return int(part.event_shape[-1]) if isinstance(part, tfd.Dirichlet) else None
+    return part

@@ -152,7 +152,8 @@ def surrogate(
 
     Args:
       joint: a `tfd.JointDistribution` of any kind, with the data pinned by `experimental_pin`, of
-        continuous parts of one floating dtype.
+        continuous parts of one floating dtype. Mixtures take the bijector of their components,
+        which must have one support in common.
       flow: `"mean_field"` or `"full_rank"` for a Gaussian with independent or with correlated
         columns; a family by its name in `flows.names()`; or a `Flow` with events (D,). For
         sampling, which `vi.fit` does, "iaf" and couplings are cheap.
@@ -162,8 +163,9 @@ def surrogate(
 
     Raises:
       TypeError: `joint` is no joint distribution, or the family does not take an option.
-      ValueError: a part of `joint` is discrete, or has another dtype or a batch shape; `flow` is
-        unknown or has other events; a `support` or a `dtype` is given, which the joint says.
+      ValueError: a part of `joint` is discrete or on a sphere, or has another dtype or a batch
+        shape; `flow` is unknown or has other events; a `support` or a `dtype` is given, which the
+        joint says.
 
     Source: Alp Kucukelbir et al., "Automatic Differentiation Variational Inference" (2017).
 
