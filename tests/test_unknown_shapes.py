@@ -1,8 +1,10 @@
 """Events and contexts of which a graph does not know the shape, or which are no numbers."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import CASES, TRANSFORMERS
 from helpers import normal, randomize
 
 from tfp_flows import FlowModel, distributions, flows
@@ -48,6 +50,76 @@ def test_an_unknown_number_of_axes_is_an_error():
         traced(flow.log_prob, tf.TensorSpec(None))(X)
     with pytest.raises(ValueError, match=r"call `tf\.ensure_shape`"):
         traced(flow.bijector.inverse, tf.TensorSpec(None))(X)
+
+
+@pytest.mark.parametrize("known", ["events", "context"])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.context_size])
+def test_events_or_context_may_know_the_batch_alone(name, known):
+    bijector = CASES[name].build("float64")
+    x, context = map(tf.constant, CASES[name].inputs("float64"))
+    specs = [
+        tf.TensorSpec([len(value) if known == which else None, *value.shape[1:]], value.dtype)
+        for value, which in ((x, "events"), (context, "context"))
+    ]
+
+    def both_ways(x, context):
+        forward = bijector.forward(x, context=context)
+        inverse = bijector.inverse(tf.identity(forward), context=context)
+        log_det = bijector.forward_log_det_jacobian(x, context=context)
+        return forward, inverse, log_det
+
+    in_graph = tf.function(both_ways, input_signature=specs)
+    expected = both_ways(x, context)
+    for found, value in zip(in_graph(x, context), expected, strict=True):
+        np.testing.assert_allclose(found, value, rtol=1e-6, atol=1e-6)
+    if known == "events":  # One context for all events.
+        expected = both_ways(x, tf.repeat(context[:1], len(x), 0))
+        for found, value in zip(in_graph(x, context[:1]), expected, strict=True):
+            np.testing.assert_allclose(found, value, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_values_and_parameters_of_unknown_batches_broadcast(name):
+    transformer = TRANSFORMERS[name]
+    value = tf.tanh(normal(4, 2, dtype="float64"))
+    parameters = normal(4, transformer.parameter_count, 2, seed=1, dtype="float64")
+    specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in (value, parameters)]
+    forward = tf.function(transformer.forward, input_signature=specs)
+    for shared in ((value[:1], parameters), (value, parameters[:1])):
+        expected = transformer.forward(*(tf.repeat(x, 4 // len(x), 0) for x in shared))
+        for found, other in zip(forward(*shared), expected, strict=True):
+            np.testing.assert_allclose(found, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["neural_spline", "autoregressive_spline", "maf"])
+def test_a_dataset_may_know_the_batch_of_the_context_alone(family):
+    flow = flows.get(family, 2, context_size=1, hidden_units=(8,), layers=1, seed=0)
+    model = FlowModel(flow)
+    model.compile("adam")
+    signature = (tf.TensorSpec((4, 1)), tf.TensorSpec((None, 2)))
+    batches = [(X[i : i + 4, :1] ** 2, X[i : i + 4]) for i in (0, 4, 8)]
+    data = tf.data.Dataset.from_generator(lambda: batches, output_signature=signature)
+    expected = -np.mean(model.log_prob(X[:12], context=X[:12, :1] ** 2))
+    assert model.evaluate(data, verbose=0) == pytest.approx(expected, abs=1e-5)
+    history = model.fit(data, verbose=0)
+    assert history.history["loss"][0] == pytest.approx(expected, abs=0.1)
+    assert model.evaluate(data, verbose=0) != pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("steps", ["auto", 1, 2])
+def test_a_dataset_of_unknown_length_is_its_rows_alone(steps):
+    """Keras finds out at its end, in a step without data, which must not count."""
+    model = FlowModel(flows.real_nvp(2, **SMALL))
+    model.compile(keras.optimizers.SGD(0.0), steps_per_execution=steps)
+    batches = [(X[i : i + 4],) for i in (0, 4, 8)]
+    data = tf.data.Dataset.from_generator(
+        lambda: batches, output_signature=(tf.TensorSpec((4, 2)),)
+    )
+    expected = -np.mean(model.log_prob(X[:12]))
+    assert model.evaluate(data, verbose=0) == pytest.approx(expected, abs=1e-5)
+    history = model.fit(data, validation_data=data, verbose=0).history
+    assert history["loss"][0] == pytest.approx(expected, abs=1e-5)
+    assert history["val_loss"][0] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("spec", [UNKNOWN, tf.TensorSpec(None)])

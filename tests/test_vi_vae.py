@@ -145,3 +145,18 @@ def test_a_loss_metrics_and_weights_of_rows_are_refused():
     for method in (vae.fit, vae.evaluate):
         with pytest.raises(ValueError, match="takes data `x` alone"):
             method(x, sample_weight=np.zeros(6))
+
+
+def test_a_dataset_of_unknown_length_is_its_rows_alone():
+    x = EXACT.sample(1200, seed=0).numpy()
+    vae = linear(seed=0)
+    vae.compile(keras.optimizers.SGD(0.0))
+    batches = [(rows,) for rows in np.split(x, 3)]
+    data = tf.data.Dataset.from_generator(
+        lambda: batches, output_signature=(tf.TensorSpec((400, 4)),)
+    )
+    expected = vae.evaluate(x, batch_size=400, return_dict=True, verbose=0)
+    # By other draws; of four batches, of which one is none, it were three quarters.
+    found = vae.evaluate(data, return_dict=True, verbose=0)
+    assert found == pytest.approx(expected, rel=0.1)
+    assert vae.fit(data, verbose=0).history["loss"][0] == pytest.approx(expected["loss"], rel=0.1)

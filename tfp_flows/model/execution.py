@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfp_flows.ops.internals import BuiltModel, loss_tracker
 
-__all__ = ["StepsAtATime"]
+__all__ = ["StepsAtATime", "with_data"]
 
 _CHEAP_STEP = 1e9  # Rows times parameters: on two cores, some 0.1 seconds.
 _STEPS_AT_A_TIME = 32
@@ -81,3 +83,19 @@ def _watches_batches(callback: keras.callbacks.Callback) -> bool:
         is not getattr(keras.callbacks.Callback, name)
         for name in names
     )
+
+
+def with_data(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A model's `train_step` or `test_step`, of which nothing runs before there are data.
+
+    A dataset that does not know its length ends in one step more, in which Keras asks for data in
+    vain. What needs none would run even so, as the count of rows does if the size of batches is
+    fixed: the mean loss of 3 batches would be their sum, divided by 4.
+    """
+
+    @functools.wraps(step)
+    def waiting(self: Any, data: Any) -> Any:
+        with tf.control_dependencies([x for x in tf.nest.flatten(data) if tf.is_tensor(x)]):
+            return step(self, data)
+
+    return waiting

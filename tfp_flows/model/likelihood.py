@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfp_flows.model import arguments
 from tfp_flows.model.data import unpack
-from tfp_flows.model.execution import StepsAtATime
+from tfp_flows.model.execution import StepsAtATime, with_data
 from tfp_flows.model.guard import all_finite
 from tfp_flows.model.replicas import check_scope, replica_count, sum_over_replicas, update_if
 from tfp_flows.ops.internals import loss_tracker
@@ -109,6 +109,7 @@ class Likelihood(StepsAtATime):
             loss += sum(tf.cast(penalty, loss.dtype) for penalty in self.losses) / replicas
         return loss
 
+    @with_data
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One update, which is left out, with a loss of NaN, if a number of it is not finite.
 
@@ -136,6 +137,7 @@ class Likelihood(StepsAtATime):
         loss_tracker(self).update_state(loss, sample_weight=tf.size(log_prob))
         return self.compute_metrics(inputs, None, log_prob, weight)
 
+    @with_data
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """The loss of one batch, without the layers' losses."""
         inputs, weight = unpack(data)

@@ -224,14 +224,16 @@ def match_batch(
         return x
     batches = x.shape[:-ndims], other.shape[:-other_ndims]
     try:
-        tf.broadcast_static_shape(*batches)
+        known = tf.broadcast_static_shape(*batches)
     except ValueError:
         raise ValueError(
             "The batches of events and context must be equal or broadcast. "
             f"Received: batches of shapes {batches[0]} and {batches[1]}"
         ) from None
     batch = ps.broadcast_shape(ps.shape(x)[:-ndims], ps.shape(other)[:-other_ndims])
-    return tf.broadcast_to(x, ps.concat([batch, ps.shape(x)[-ndims:]], 0))
+    matched = tf.broadcast_to(x, ps.concat([batch, ps.shape(x)[-ndims:]], 0))
+    matched.set_shape(known.concatenate(x.shape[-ndims:]))  # Of which graphs know less.
+    return matched
 
 
 def _squeeze_factors(context_shape: tuple[Any, ...] | None, grid: Grid) -> list[int]:

@@ -82,8 +82,9 @@ def fit(
       start: whether a fresh surrogate starts from a Gaussian near the target; with modes that are
         far apart, it would be at one of them.
       anneal: share of the steps, below 1, over which the target is a bridge `q₀^(1-β) p^β`, with β
-        rising from 0 to 1: from the posterior as it is before training, which should be wide, to
-        the target. For modes that are far apart; there is no `start` then. Set the width by
+        rising from 0 to 1 as the cube of the steps: from the posterior as it is before training,
+        which should be wide, to the target. For modes that are far apart, best with "alpha"; there
+        is no `start` then. Set the width of a surrogate made by a family's name by
         `posterior.flow.adapt(points)`.
       optimizer: of Keras; Adam, whose learning rate falls from 0.002 to 0 along a cosine, if None.
       callbacks: of Keras, which see the metrics "loss" and "elbo", in nats, of every epoch. With
@@ -211,7 +212,8 @@ class Variational(StepsAtATime):
             if self._first is None:
                 return log_prob
             step = tf.cast(self.optimizer.iterations, z.dtype)
-            share = tf.minimum(step / self._bridge, tf.ones([], z.dtype))
+            # Modes part where the target has a share of some percent: slowly, by the cube.
+            share = tf.minimum(step / self._bridge, tf.ones([], z.dtype)) ** 3
             return share * log_prob + (1 - share) * self._first.given(context).log_prob(z)
 
         weights = self.trainable_weights

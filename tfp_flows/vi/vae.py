@@ -15,6 +15,7 @@ from tfp_flows import serialization
 from tfp_flows.distributions.flow import Flow
 from tfp_flows.model import FlowModel
 from tfp_flows.model.arguments import check_compile
+from tfp_flows.model.execution import with_data
 from tfp_flows.model.guard import all_finite
 from tfp_flows.model.replicas import replica_count, sum_over_replicas, update_if
 from tfp_flows.ops.checks import positive_int
@@ -211,6 +212,7 @@ class FlowVAE(keras.Model):
         _refuse_targets(None, sample_weight)
         return super().evaluate(*args, **options)
 
+    @with_data
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One update by one draw a row, left out, with a loss of NaN, if a number is not finite."""
         replicas = replica_count()
@@ -229,6 +231,7 @@ class FlowVAE(keras.Model):
         loss = tf.where(finite, loss, tf.constant(np.nan, loss.dtype))
         return self._update(loss, reconstruction, whole, rows)
 
+    @with_data
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """-ELBO by one draw a row."""
         reconstruction, kl, rows = self._shares(data, False)

@@ -66,7 +66,7 @@ class Transformer(abc.ABC):
 
 def match_shape(log_det: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """`log_det` broadcast to the shape of `y`, where it does not have it."""
-    if log_det.shape.rank == y.shape.rank and log_det.shape.as_list() == y.shape.as_list():
+    if log_det.shape.is_fully_defined() and log_det.shape == y.shape:
         return log_det
     return tf.broadcast_to(log_det, tf.shape(y))
 

@@ -78,19 +78,27 @@ def wrap(angle: tf.Tensor) -> tf.Tensor:
 
 
 def _match(value: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tuple[int, ...]]:
-    """Both with the same axes, but for parameters' size of 1 along those that are returned."""
+    """Both with the same axes, but for parameters' size of 1 along those that are returned.
+
+    The static shapes agree, too: what one of them knows of a size, so does the other.
+    """
     batch = (parameters.shape[:-2] + parameters.shape[-1:]).as_list()
-    if batch == value.shape.as_list():
+    if batch == value.shape.as_list() and None not in batch:
         return value, parameters, ()
     missing = value.shape.rank - len(batch)
     if missing < 0 or not _fit(batch, value.shape[missing:].as_list()):
-        sizes = ps.shape(parameters)
+        known = tf.broadcast_static_shape(value.shape, tf.TensorShape(batch))
+        sizes, count = ps.shape(parameters), parameters.shape[-2]
         batch_sizes = ps.concat([sizes[:-2], sizes[-1:]], 0)
         value = tf.broadcast_to(value, ps.broadcast_shape(ps.shape(value), batch_sizes))
         # What is not known to be shared is made of the same size.
         full = ps.shape(value)[-len(batch) :]
         kept = [1 if size == 1 else full[axis] for axis, size in enumerate(batch)]
         parameters = tf.broadcast_to(parameters, ps.stack([*kept[:-1], sizes[-2], kept[-1]]))
+        value.set_shape(known)
+        own = known.as_list()[known.rank - len(batch) :]
+        *own, last = (1 if one == 1 else n for one, n in zip(batch, own, strict=True))
+        parameters.set_shape([*own, count, last])
     missing = value.shape.rank - len(batch)
     parameters = tf.reshape(parameters, ps.concat([[1] * missing, ps.shape(parameters)], 0))
     shared = [axis for axis, size in enumerate([1] * missing + batch) if size == 1]
@@ -98,8 +106,8 @@ def _match(value: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
 
 
 def _fit(batch: list[int | None], shape: list[int | None]) -> bool:
-    """Whether a batch of parameters serves values of this shape without more ado."""
-    return all(size in (1, n) for size, n in zip(batch, shape, strict=True))
+    """Whether a batch of parameters is known to serve values of this shape without more ado."""
+    return all(size == 1 or size == n is not None for size, n in zip(batch, shape, strict=True))
 
 
 def _values(grid: Grid, value: tf.Tensor, parameters: tf.Tensor) -> Pair:
