@@ -85,11 +85,11 @@ def found(draws: np.ndarray) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--bins", type=int, default=16)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--bins", type=int, default=24)
     parser.add_argument("--units", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--sample-size", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--sample-size", type=int, default=2048)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
