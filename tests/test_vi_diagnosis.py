@@ -1,6 +1,7 @@
 """Diagnosis, resampling and MCMC of posteriors, against closed forms."""
 
 import builtins
+import warnings
 
 import numpy as np
 import pytest
@@ -54,6 +55,13 @@ def test_the_shape_of_the_tail_is_found(scale):
 def test_what_is_too_narrow_is_not_trusted():
     found = vi.diagnose(target, normal_flow(0.3))
     assert found.k_hat > 0.7 and "do not trust" in found.verdict
+
+
+def test_what_is_far_off_is_no_warning_of_numpy():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        found = vi.diagnose(lambda z: -1e5 * tf.abs(z[:, 0]), normal_flow(), draws=10_000)
+    assert found.k_hat > 100 and "do not trust" in found.verdict
 
 
 def test_a_missed_mode_is_seen_by_reference_draws_alone():

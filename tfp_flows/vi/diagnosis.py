@@ -250,7 +250,8 @@ def _smooth(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     """Log-weights with a smoothed tail, and the shape of the tail."""
     if np.ptp(log_weights) < _EQUAL:  # There is no tail to fit.
         return log_weights, -math.inf
-    smoothed, k_hat = arviz().psislw(log_weights.copy(), normalize=False)
+    with np.errstate(over="ignore"):  # Of weights that differ by hundreds of nats.
+        smoothed, k_hat = arviz().psislw(log_weights.copy(), normalize=False)
     return np.asarray(smoothed), float(k_hat)
 
 
