@@ -278,7 +278,7 @@ class FlowVAE(keras.Model):
         x = tf.convert_to_tensor(x, dtype_hint=tf.float32)
         size = max(1, _WEIGHTED_ROWS // draws)
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def of_rows(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
             log_likelihood, kl = self._parts(x, draws, seed, False)
             return tf.reduce_logsumexp(log_likelihood - kl, 0) - math.log(draws)
