@@ -318,3 +318,15 @@ def test_bad_arguments(name):
     make, error, match = BAD[name]
     with pytest.raises(error, match=match):
         make()
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_roots_of_cubics_are_exact_in_xla_too(jit_compile):
+    spline = bijectors.transformers.CubicSpline(bins=5)
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.uniform(-2, 2, (2000, 3)))
+    parameters = tf.constant(rng.normal(size=(2000, spline.parameter_count, 3)))
+    y, log_det = spline.forward(x, parameters)
+    inverse = tf.function(spline.inverse, jit_compile=jit_compile)
+    for found, expected in zip(inverse(y, parameters), (x, -log_det), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)

@@ -106,6 +106,24 @@ def test_a_dataset_may_know_the_batch_of_the_context_alone(family):
     assert model.evaluate(data, verbose=0) != pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_graphs_that_know_that_there_is_nothing(name):
+    """TensorFlow's optimizer has ended the process for it."""
+    transformer = TRANSFORMERS[name]
+    parameters = tf.zeros([0, transformer.parameter_count, 2])
+    for direction in (transformer.forward, transformer.inverse):
+        for x in (tf.zeros([0, 2]), tf.zeros([0, 1])):
+            y, log_det = tf.function(direction)(x, parameters)
+            assert y.shape == log_det.shape == (0, 2)
+
+
+def test_graphs_of_draws_given_context():
+    flow = flows.naf(2, layers=2, hidden_units=(8,), context_size=1, seed=0)
+    call = lambda context: flow.sample_and_log_prob(3, context=context, seed=0)  # noqa: E731
+    for found, expected in zip(tf.function(call)(X[:4, :1]), call(X[:4, :1]), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("steps", ["auto", 1, 2])
 def test_a_dataset_of_unknown_length_is_its_rows_alone(steps):
     """Keras finds out at its end, in a step without data, which must not count."""

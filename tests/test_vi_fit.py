@@ -130,6 +130,29 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path):
     np.testing.assert_array_equal(trained(backup()), trained())
 
 
+def test_a_killed_bridge_goes_on_from_where_it_began(tmp_path):
+    def trained(posterior, *callbacks):
+        vi.fit(
+            EIGHT_SCHOOLS,
+            posterior,
+            steps=12,
+            steps_per_epoch=3,
+            sample_size=8,
+            anneal=0.8,
+            optimizer=keras.optimizers.Adam(0.05),
+            callbacks=list(callbacks),
+            verbose=0,
+        )
+        return posterior.flow.sample(3, seed=0).numpy()
+
+    fresh = lambda: vi.surrogate(EIGHT_SCHOOLS, "full_rank")  # noqa: E731
+    backup = lambda: keras.callbacks.BackupAndRestore(tmp_path / "backup")  # noqa: E731
+    killed = fresh()
+    with pytest.raises(KeyboardInterrupt):
+        trained(killed, backup(), Kill())
+    np.testing.assert_array_equal(trained(killed, backup()), trained(fresh()))
+
+
 def test_callbacks_see_the_elbo_and_save_the_flow(tmp_path):
     posterior = vi.surrogate(EIGHT_SCHOOLS, "mean_field")
     stop = keras.callbacks.EarlyStopping("elbo", min_delta=1e6, patience=1, mode="max")

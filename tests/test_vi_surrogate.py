@@ -202,6 +202,20 @@ def test_outside_of_the_support_there_is_no_density():
             ValueError,
             "mixtures of continuous components alone",
         ),
+        *(
+            (
+                lambda part=part: tfd.JointDistributionSequential([part]),
+                {},
+                ValueError,
+                "one within another more than once",
+            )
+            for part in (
+                tfd.Sample(tfd.Independent(tfd.Sample(tfd.Gamma([1.0, 2.0], 1.0), 3), 1), 2),
+                tfd.Independent(
+                    tfd.Sample(tfd.Independent(tfd.Gamma(tf.ones([2, 2]), 1.0), 1), 3), 1
+                ),
+            )
+        ),
         (
             lambda: tfd.JointDistributionSequential([tfd.SphericalUniform(3)]),
             {},
@@ -261,6 +275,36 @@ def test_mixtures_have_the_support_of_their_components(mixture):
         assert value[0].shape == [50, *mixture.event_shape]
         assert np.all(np.isfinite(joint.log_prob(value)))
         assert np.all(np.isfinite(posterior.log_prob(joint.sample(50, seed=1))))
+
+
+def gammas(*sizes):
+    return tfd.Independent(tfd.Gamma(tf.ones(sizes), 1.0), len(sizes))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        tfd.Sample(gammas(2), 3),
+        tfd.Sample(tfd.Independent(tfd.Uniform([0.0, 1.0], [2.0, 4.0]), 1), 3),
+        tfd.Sample(tfd.Sample(gammas(2), 3), 2),
+        tfd.Independent(tfd.Sample(tfd.Uniform([0.0, 1.0], [2.0, 4.0]), 3), 1),
+        tfd.Sample(tfd.Gamma(2.0, 1.0), [3, 2]),
+    ],
+    ids=["sample", "limits", "samples", "independent", "shape"],
+)
+def test_nested_parts_have_the_log_det_of_each_scalar_once(part):
+    for joint in (tfd.JointDistributionSequential, tfd.JointDistributionSequentialAutoBatched):
+        posterior = vi.surrogate(joint([part]), "mean_field")
+        z = posterior.flow.sample(4, seed=0)
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            (x,) = posterior.bijector.forward(z)
+            x = tf.reshape(x, z.shape)
+        log_det = np.linalg.slogdet(tape.batch_jacobian(x, z))[1]
+        x = tf.reshape(x, [4, *part.event_shape])
+        expected = posterior.flow.log_prob(z) - log_det
+        np.testing.assert_allclose(posterior.log_prob([x]), expected, rtol=1e-4)
+        np.testing.assert_allclose(posterior.log_prob([x[1]]), expected[1], rtol=1e-4)
 
 
 def test_another_structure_is_an_error():

@@ -66,7 +66,9 @@ def solve(
     # Without context, the first block's parameters are biases alone.
     first = 1 + made.first_degree
     bias = tf.reshape(output.bias, [made.blocks, block, count, 1])
-    y, log_det = transform(values[:first], bias[:first])
+    y = log_det = values[:first]
+    if first:  # Of products with nothing, TensorFlow's optimizer may end the process.
+        y, log_det = transform(y, bias[:first])
     if made.degrees == 0:
         return _unsorted(made, y, log_det, batch)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,6 +52,12 @@ def check_joint(joint: Any) -> tf.DType:
             raise ValueError(
                 "`joint` must have no parts on spheres: TFP maps R^D to a part of a sphere alone. "
                 f"Received: {name!r} of {type(part).__name__.lstrip('_')}"
+            )
+        if re.search("SI+S|IS+I", _nesting(part)):
+            raise ValueError(
+                "`joint` must have no tfd.Sample and tfd.Independent one within another more than "
+                "once: TFP's bijector of these gives wrong densities. Make one shape of them, "
+                f"tfd.Sample(d, [2, 3]) for example. Received: {name!r}"
             )
         if _is_mixture(part) and _shared_bijector(part) is None:
             raise ValueError(
@@ -113,6 +120,8 @@ def _bijector_of(simplices: dict[int, Support], part: tfd.Distribution) -> tfb.B
         return simplices[size]
     if _is_mixture(part):
         return _shared_bijector(part)
+    if "SI" in _nesting(part):  # TFP counts the log-det of these once for every sample.
+        part = _unwrap(part)
     return part.experimental_default_event_space_bijector()
 
 
@@ -159,6 +168,15 @@ def _components(part: tfd.Distribution) -> list[tfd.Distribution]:
     if isinstance(part, tfd.MixtureSameFamily):
         return [part.components_distribution]
     return list(part.components) if isinstance(part, tfd.Mixture) else [part]
+
+
+def _nesting(part: tfd.Distribution) -> str:
+    """S for a Sample and I for an Independent, from the outside on."""
+    found = ""
+    while isinstance(part, tfd.Independent | tfd.Sample):
+        found += "S" if isinstance(part, tfd.Sample) else "I"
+        part = part.distribution
+    return found
 
 
 def _unwrap(part: tfd.Distribution) -> tfd.Distribution:

@@ -177,7 +177,10 @@ class Variational(StepsAtATime):
         self._batch_size = batch_size
         self._contexts = check_context(context, flow.context_shape, flow.dtype, "this posterior")
         self._bridge = bridge
-        self._first = copy.deepcopy(flow) if bridge else None
+        self.first_model = None
+        if bridge:  # A part of the model, so that a backup has it.
+            self.first_model = FlowModel(copy.deepcopy(flow))
+            self.first_model.trainable = False
         self._elbo = keras.metrics.Mean(name="elbo")
         self.built = True
 
@@ -209,12 +212,13 @@ class Variational(StepsAtATime):
         def log_density(z: tf.Tensor) -> tf.Tensor:
             log_prob = self._target(_rows(z), _repeat(context, self.sample_size))
             log_prob = tf.reshape(log_prob, tf.shape(z)[:-1])
-            if self._first is None:
+            if self.first_model is None:
                 return log_prob
             step = tf.cast(self.optimizer.iterations, z.dtype)
             # Modes part where the target has a share of some percent: slowly, by the cube.
             share = tf.minimum(step / self._bridge, tf.ones([], z.dtype)) ** 3
-            return share * log_prob + (1 - share) * self._first.given(context).log_prob(z)
+            first = self.first_model.distribution.given(context)
+            return share * log_prob + (1 - share) * first.log_prob(z)
 
         weights = self.trainable_weights
         with tf.GradientTape() as tape:

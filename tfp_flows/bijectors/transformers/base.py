@@ -71,6 +71,16 @@ def match_shape(log_det: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     return tf.broadcast_to(log_det, tf.shape(y))
 
 
+def of_nothing(x: tf.Tensor, parameters: tf.Tensor) -> Pair:
+    """What the map of no scalars at all returns.
+
+    In graphs, of a product of ones and a tensor that is known to be empty, the optimizer of
+    TensorFlow 2.21 divides by 0, which ends the process.
+    """
+    y = x + parameters[..., 0, :]
+    return y, tf.zeros_like(y)
+
+
 def log_softmax(raw: tf.Tensor) -> tf.Tensor:
     """`log(exp r_k / Σ_j exp r_j)` over the axis of parameters, the last but one.
 

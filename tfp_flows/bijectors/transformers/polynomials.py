@@ -15,6 +15,7 @@ from tfp_flows.bijectors.transformers.base import (
     check_below_one,
     check_positive,
     log_softmax,
+    of_nothing,
 )
 from tfp_flows.bijectors.transformers.numerical import numerical_inverse
 from tfp_flows.ops.checks import positive_int
@@ -172,6 +173,8 @@ class SumOfSquares(Transformer):
         return self.polynomials * (self.degree + 1) + 1
 
     def forward(self, x: tf.Tensor, parameters: tf.Tensor) -> Pair:
+        if 0 in x.shape:
+            return of_nothing(x, parameters)
         clipped = tf.clip_by_value(x, -self.bound, self.bound)
         nodes, weights = np.polynomial.legendre.leggauss(self.degree + 1)
         # The end of the interval goes along with the nodes: one pass gives integral and slope.

@@ -16,6 +16,7 @@ from tfp_flows.bijectors.transformers.base import (
     check_below_one,
     check_positive,
     log_softmax,
+    of_nothing,
 )
 from tfp_flows.bijectors.transformers.numerical import numerical_inverse
 from tfp_flows.ops.checks import positive_int
@@ -275,6 +276,8 @@ def _from_identity(
 ) -> Pair:
     """The identity plus what the parameters change in an increasing function."""
     # One constant for all scalars: cheaper than zeros of the parameters' shape, with no gradient.
+    if 0 in x.shape:
+        return of_nothing(x, parameters)
     zeros = tf.zeros([1] * (parameters.shape.rank - 2) + [parameters.shape[-2], 1], x.dtype)
     value, log_slope = function(x, parameters)
     start, log_start_slope = function(x, zeros)

@@ -285,9 +285,11 @@ def _root(rise: tf.Tensor, *piece: tf.Tensor) -> tf.Tensor:
     def step(low: tf.Tensor, high: tf.Tensor, t: tf.Tensor) -> tuple[tf.Tensor, ...]:
         miss, slope = _cubic_equation(t, rise, *piece)
         low, high = tf.where(miss < 0, t, low), tf.where(miss < 0, high, t)
-        newton = t - miss / slope
-        safe = (newton >= low) & (newton <= high)
-        return low, high, tf.where(safe, newton, (low + high) / 2)
+        change = -miss / slope
+        # `t` is an end now, and Newton's step goes inward. XLA may compute `miss` more than once,
+        # and not to the same bit: at a root, a step the other way must not count as too far.
+        safe = tf.abs(change) <= high - low
+        return low, high, tf.where(safe, t + change, (low + high) / 2)
 
     start = (tf.zeros_like(rise), tf.ones_like(rise), rise / piece[1])
     # A loop, not unrolled: traced once, and no long chain for XLA to fuse.
