@@ -94,7 +94,8 @@ def garch(data: dict) -> None:
     mu = numpyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
     alpha0 = numpyro.sample("alpha0", dist.ImproperUniform(dist.constraints.positive, (), ()))
     alpha1 = numpyro.sample("alpha1", dist.Uniform(0.0, 1.0))
-    beta1 = numpyro.sample("beta1", dist.Uniform(0.0, 1 - alpha1))
+    # Uniform from 0 to 1 - alpha1: guides take no support that depends on another part.
+    beta1 = (1 - alpha1) * numpyro.sample("share", dist.Uniform(0.0, 1.0))
 
     def after(variance: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         variance = alpha0 + alpha1 * noise + beta1 * variance
@@ -114,7 +115,10 @@ COEFFICIENTS = lambda v: [*v["beta"].T, v["sigma"]]  # noqa: E731
 PROBLEMS: dict[str, tuple[Callable, Callable]] = {
     "arK-arK": (ark, COEFFICIENTS),
     "eight_schools-eight_schools_noncentered": (eight_schools, theta),
-    "garch-garch11": (garch, lambda v: [v[k] for k in ("mu", "alpha0", "alpha1", "beta1")]),
+    "garch-garch11": (
+        garch,
+        lambda v: [v["mu"], v["alpha0"], v["alpha1"], (1 - v["alpha1"]) * v["share"]],
+    ),
     "kidiq-kidscore_interaction": (kidiq, COEFFICIENTS),
     "low_dim_gauss_mix-low_dim_gauss_mix": (
         mixture,

@@ -68,7 +68,8 @@ def match_shape(log_det: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """`log_det` broadcast to the shape of `y`, where it does not have it."""
     if log_det.shape.is_fully_defined() and log_det.shape == y.shape:
         return log_det
-    return tf.broadcast_to(log_det, tf.shape(y))
+    # Not `tf.broadcast_to`, whose gradient XLA cannot compile in loops, as those of sampling are.
+    return log_det + tf.zeros_like(y)
 
 
 def of_nothing(x: tf.Tensor, parameters: tf.Tensor) -> Pair:

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.bijectors.transformers.base import Pair
+from tfp_flows.ops.internals import in_xla
 from tfp_flows.ops.internals import prefer_static as ps
 from tfp_flows.ops.xla import call_compiled
 
@@ -83,7 +84,7 @@ def _match(value: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
     The static shapes agree, too: what one of them knows of a size, so does the other.
     """
     batch = (parameters.shape[:-2] + parameters.shape[-1:]).as_list()
-    if batch == value.shape.as_list() and None not in batch:
+    if batch == value.shape.as_list() and (in_xla() or None not in batch):
         return value, parameters, ()
     missing = value.shape.rank - len(batch)
     if missing < 0 or not _fit(batch, value.shape[missing:].as_list()):
@@ -106,8 +107,12 @@ def _match(value: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
 
 
 def _fit(batch: list[int | None], shape: list[int | None]) -> bool:
-    """Whether a batch of parameters is known to serve values of this shape without more ado."""
-    return all(size == 1 or size == n is not None for size, n in zip(batch, shape, strict=True))
+    """Whether a batch of parameters is known to serve values of this shape without more ado.
+
+    XLA knows all sizes when it compiles, and could not compile gradients in loops otherwise.
+    """
+    pairs = zip(batch, shape, strict=True)
+    return all(size == 1 or (size == n and (in_xla() or n is not None)) for size, n in pairs)
 
 
 def _values(grid: Grid, value: tf.Tensor, parameters: tf.Tensor) -> Pair:
