@@ -224,7 +224,9 @@ class Variational(StepsAtATime):
         with tf.GradientTape() as tape:
             flow = self._target.flow.given(context)
             found = estimate(flow, log_density, self.sample_size, seed, **self._options)
-            penalties = [tf.cast(penalty, found.loss.dtype) for penalty in self.losses]
+            # Of the flow that is trained: the bridge's first one has some of its own.
+            losses = self.flow_model.losses
+            penalties = [tf.cast(penalty, found.loss.dtype) for penalty in losses]
             gradient_loss = self.optimizer.scale_loss(found.gradient_loss + sum(penalties))
         gradients = tape.gradient(gradient_loss, weights)
         loss, elbo = tf.reduce_mean(found.loss), tf.reduce_mean(found.log_weights)

@@ -275,9 +275,9 @@ def _from_identity(
     min_slope: float,
 ) -> Pair:
     """The identity plus what the parameters change in an increasing function."""
-    # One constant for all scalars: cheaper than zeros of the parameters' shape, with no gradient.
     if 0 in x.shape:
         return of_nothing(x, parameters)
+    # One constant for all scalars: cheaper than zeros of the parameters' shape, with no gradient.
     zeros = tf.zeros([1] * (parameters.shape.rank - 2) + [parameters.shape[-2], 1], x.dtype)
     value, log_slope = function(x, parameters)
     start, log_start_slope = function(x, zeros)
