@@ -56,14 +56,17 @@ class Cosine(keras.callbacks.Callback):
 
 @keras.saving.register_keras_serializable("benchmarks")
 def of_grey_values(output: tf.Tensor) -> tfd.Distribution:
-    """Mixtures of logistics, rounded to 0 ... 255, of what the decoder gives for each pixel."""
+    """Mixtures of logistics, rounded to 0 ... 255, of what the decoder gives for each pixel.
+
+    Its shape is (draws, images, height, width, numbers).
+    """
     logits, loc, scale = tf.split(output, 3, -1)
     logistic = tfd.Logistic(127.5 + 64 * loc, 0.5 + 24 * tf.nn.softplus(scale - 1))
     rounded = tfd.QuantizedDistribution(
         tfd.TransformedDistribution(logistic, tfp.bijectors.Shift(-0.5)), 0.0, 255.0
     )
     pixels = tfd.MixtureSameFamily(tfd.Categorical(logits=logits), rounded)
-    return tfd.Independent(pixels, output.shape.rank - 2)
+    return tfd.Independent(pixels, 2)
 
 
 def load(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

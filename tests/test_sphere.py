@@ -50,7 +50,7 @@ def test_density_integrates_to_one_and_is_that_of_samples():
 def test_poles_and_what_is_off_the_sphere(dtype):
     flow = randomize(small(dtype), stddev=0.3)
     with tf.GradientTape() as tape:
-        x = tf.constant(POLES, dtype)
+        x = tf.constant([*POLES, [1e-20, 0, 1], [1e-20, -2e-20, -1], [0, 1e-41, 1]], dtype)
         tape.watch(x)
         log_prob = flow.log_prob(x)
     assert np.isfinite(log_prob).all()
@@ -58,7 +58,7 @@ def test_poles_and_what_is_off_the_sphere(dtype):
         assert np.isfinite(gradient).all()
     assert abs(log_prob[0] - log_prob[1]) > 0.01  # The one pole is not taken for the other.
     near = POLES + np.array([1e-9, 0, 0])
-    np.testing.assert_allclose(flow.log_prob(near.astype(dtype)), log_prob, atol=1e-3)
+    np.testing.assert_allclose(flow.log_prob(near.astype(dtype)), log_prob[:2], atol=1e-3)
     off = np.array([[0.0, 0.0, 1.1], [0.0, 0.0, 0.0], [np.nan, 0.0, 1.0]], dtype)
     np.testing.assert_array_equal(flow.log_prob(off), [-np.inf, -np.inf, np.nan])
 

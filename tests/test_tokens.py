@@ -152,6 +152,8 @@ def test_contexts_are_dropped_in_training_only():
     dropped = layer(x, training=True).numpy()
     assert set(dropped.sum(1)) == {0.0, 3.0}
     assert abs((dropped == 0).mean() - 0.5) < 0.05
+    fine = tf.constant([[1 + 1e-12]], "float64")
+    assert layer(fine).numpy() == fine.numpy()  # As fine as it came, in a layer of float32.
 
 
 def test_a_model_of_patches_trains_and_saves(tmp_path):

@@ -67,9 +67,12 @@ class Sphere(Bijector):
 
     def _inverse_and_log_det(self, y: tf.Tensor) -> Pair:
         a, b, z = tf.unstack(check_event_size(self, y, 3), axis=-1)
-        # At a pole any longitude would do; that of 0 and 0 has no derivative.
-        at_pole = (a == 0) & (b == 0)
-        angle = tf.math.atan2(b, tf.where(at_pole, tf.ones_like(a), a))
+        # At a pole any longitude would do; that of 0 and 0 has no derivative. Close to one, the
+        # derivative's squares would underflow.
+        radius = tf.stop_gradient(tf.maximum(tf.abs(a), tf.abs(b)))
+        at_pole = radius < np.finfo(y.dtype.as_numpy_dtype).tiny
+        radius = tf.where(at_pole, tf.ones_like(a), radius)
+        angle = tf.math.atan2(b / radius, tf.where(at_pole, tf.ones_like(a), a / radius))
         eps = float(np.finfo(y.dtype.as_numpy_dtype).eps)
         far = tf.abs(a * a + b * b + z * z - 1) > 10 * math.sqrt(eps)
         known, nothing, missing = (

@@ -118,7 +118,8 @@ class ContextDropout(keras.layers.Layer):
         dtype: str | keras.DTypePolicy | None = None,
         name: str | None = None,
     ):
-        super().__init__(dtype=dtype, name=name)
+        # A float64 context is not to be rounded to the layer's float32.
+        super().__init__(dtype=dtype, autocast=False, name=name)
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"`rate` must be in [0, 1). Received: rate={rate!r}")
         self.rate = rate

@@ -51,7 +51,8 @@ class FlowVAE(keras.Model):
         `flows.maf(latent_size)`; a standard normal if None.
       likelihood: "bernoulli", of which the decoder gives logits in the shape of `x`; "normal", of
         which it gives means, with one deviation that is learned; or a function from what the
-        decoder gives to a distribution of `x`, registered with Keras to be saved.
+        decoder gives, `(draws, batch, ...)`, to a distribution of `x` with batch
+        `(draws, batch)`, registered with Keras to be saved.
       free_bits: how much of the KL divergence, in nats, costs nothing in training.
       annealing_steps: steps over which the KL divergence comes to cost all it does; 0 for none.
       seed: of initial weights and draws.
@@ -161,8 +162,9 @@ class FlowVAE(keras.Model):
         log_likelihood = self.given_latent(z, training).log_prob(x)
         if log_likelihood.shape.rank != 2:
             raise ValueError(
-                "`likelihood` must give one log-density for every row of x: wrap it in "
-                f"tfd.Independent. Received: shape {tuple(log_likelihood.shape)}"
+                "`likelihood` must give one log-density for every draw and row of x, of what the "
+                "decoder gives with the shape (draws, rows, ...): wrap it in tfd.Independent over "
+                f"the axes after these. Received: shape {tuple(log_likelihood.shape)}"
             )
         return log_likelihood, log_q - self.prior.log_prob(z)
 
