@@ -58,8 +58,9 @@ def test_numbers_out_of_range_are_an_error(model):
     for share in (1.5, 1.0, -0.5):
         with pytest.raises(ValueError, match="`validation_split` must be a share"):
             model.fit(DATA, validation_split=share, verbose=0)
-    with pytest.raises(ValueError, match="`epochs` must be 0 or more"):
-        model.fit(DATA, epochs=-1, verbose=0)
+    for epochs in (-1, 1.5):
+        with pytest.raises(ValueError, match="`epochs` must be a whole number, 0 or more"):
+            model.fit(DATA, epochs=epochs, verbose=0)
     for method in (model.fit, model.train_on_batch):
         with pytest.raises(ValueError, match="`class_weight` must be None"):
             method(DATA, class_weight={0: 1.0})

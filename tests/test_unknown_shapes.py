@@ -44,6 +44,14 @@ def test_what_stands_around_layers_takes_no_other_width(options):
             traced(direction, UNKNOWN)(X[:, :1])
 
 
+def test_draws_of_an_unknown_rank_are_an_error():
+    flow = flows.real_nvp(2, **SMALL)
+    for draw in (flow.sample, flow.experimental_sample_and_log_prob):
+        graph = tf.function(draw, input_signature=[tf.TensorSpec([None], "int32")])
+        with pytest.raises(ValueError, match="`sample_shape` must have a known length"):
+            graph(tf.constant([2, 3]))
+
+
 def test_an_unknown_number_of_axes_is_an_error():
     flow = flows.real_nvp(2, **SMALL)
     with pytest.raises(ValueError, match=r"of shape \(\.\.\., 2\). Received: .* unknown shape"):

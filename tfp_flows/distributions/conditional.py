@@ -119,11 +119,12 @@ class Conditional(Copyable, tfd.Distribution):
         draws come from where the base is dense, and are no draws of this density.
 
         Raises:
-          ValueError: `temperature` is not 1, and this is no flow over a base that is known to be
-            normal; or it is negative or not finite.
+          ValueError: `sample_shape` is a tensor of unknown length; or `temperature` is not 1, and
+            this is no flow over a base that is known to be normal; or it is negative or not finite.
         """
         if seed is None and self.context_shape is None and is_stateless_seed(context):
             context, seed = None, context
+        _check_length(sample_shape)
         given, seed = self.given(context), stateless_seed(seed)
         if temperature != 1.0:
             given = _cooled(given, temperature)
@@ -139,6 +140,7 @@ class Conditional(Copyable, tfd.Distribution):
         name: str = "sample_and_log_prob",
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Draw events and return them with their log-densities, in one pass where that is less."""
+        _check_length(sample_shape)
         given, seed = self.given(context), stateless_seed(seed)
         if given is self:
             return super().experimental_sample_and_log_prob(sample_shape, seed=seed, name=name)
@@ -183,6 +185,14 @@ def context_shape_of(distribution: tfd.Distribution) -> tuple[int, ...] | None:
     if size is None or not isinstance(distribution, ConditionalDistribution):
         return None
     return check_shape(size, "context_size")
+
+
+def _check_length(sample_shape: Any) -> None:
+    if tf.is_tensor(sample_shape) and not sample_shape.shape.is_fully_defined():
+        raise ValueError(
+            "`sample_shape` must have a known length, so that draws have a known rank. "
+            f"Received: a tensor of shape {sample_shape.shape}"
+        )
 
 
 def _cooled(distribution: tfd.Distribution, temperature: float) -> tfd.Distribution:

@@ -118,8 +118,8 @@ def check_fit(
             "`class_weight` must be None: there are no classes. Weigh rows by `sample_weight`. "
             f"Received: class_weight={class_weight!r}"
         )
-    if epochs < 0:
-        raise ValueError(f"`epochs` must be 0 or more. Received: epochs={epochs!r}")
+    if not isinstance(epochs, numbers.Integral) or epochs < 0:
+        raise ValueError(f"`epochs` must be a whole number, 0 or more. Received: epochs={epochs!r}")
     if isinstance(validation_freq, int) and validation_freq < 1:
         raise ValueError(
             "`validation_freq` must be a number of epochs, 1 or more, or a list of epochs. "
