@@ -76,6 +76,22 @@ def test_a_saved_autoencoder_is_the_same(prior, tmp_path):
     assert np.isin(vae.sample(5, seed=0), [0.0, 1.0]).all()
     mean = vae.sample(5, seed=0, mean=True).numpy()
     assert ((mean > 0) & (mean < 1)).all()
+    for model in (vae, loaded):  # Compiled alike, with the same state of Adam.
+        model.fit(x, epochs=2, shuffle=False, verbose=0)
+    for weight, other in zip(vae.weights, loaded.weights, strict=True):
+        np.testing.assert_allclose(weight, other, atol=1e-6)
+
+
+def test_an_autoencoder_that_cannot_be_saved_leaves_the_older_file(tmp_path):
+    path = tmp_path / "vae.keras"
+    linear(seed=0).save(path)
+    before = path.read_bytes()
+    vae = vi.FlowVAE(encoder(), decoder(), 2, likelihood=lambda z: tfd.Normal(z, 1.0))
+    with pytest.raises(TypeError, match="`likelihood` holds"):
+        vae.save(path)
+    with pytest.raises(ValueError, match=r"must end in '\.keras'"):
+        linear(seed=0).save(tmp_path / "vae.h5")
+    assert path.read_bytes() == before
 
 
 def test_free_bits_and_annealing_take_weight_from_the_divergence():

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_flows.model.saving import check_folder
+from tfp_flows.model.saved_whole import check_folder
 from tfp_flows.ops.files import atomic_write
 
 __all__ = ["export"]

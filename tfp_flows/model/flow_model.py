@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tfp_flows import serialization
 from tfp_flows.distributions import reversible
 from tfp_flows.distributions.conditional import context_shape_of
 from tfp_flows.distributions.flow import Flow
@@ -261,15 +260,6 @@ class FlowModel(AdaptableModel, JointDensity):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> FlowModel:
         return configs.build(cls, config)
-
-    def get_compile_config(self) -> dict[str, Any] | None:
-        config = super().get_compile_config()
-        serialization.check_keras(config, TypeError, "The compile config")
-        return config
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        serialization.check_keras(config, ValueError, "The compile config")
-        super().compile_from_config(config)
 
     def export(self, filepath: str | os.PathLike[str], format: str = "tf_saved_model") -> None:
         """Write a SavedModel that works where this package is not installed.

@@ -214,16 +214,6 @@ class Likelihood(StepsAtATime):
             config["loss"] = self.objective
         return config
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.build_optimizer()
-
-    def build_optimizer(self) -> None:
-        """Make the optimizer's variables now: in the training step, they have it traced twice."""
-        if self.compiled and self.optimizer is not None and not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
-
     def check_trainable(self) -> None:
         """Raise a ValueError unless there are weights to train, on all replicas."""
         if not self.trainable_weights:

@@ -1,13 +1,12 @@
-"""Files of models: written whole or not at all, compared before they are loaded, and bounded."""
+"""Files of models: compared before they are loaded, and bounded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,21 @@ from tensorflow_probability import bijectors as tfb
 
 from tfp_flows import serialization
 from tfp_flows.model.architecture import describe
+from tfp_flows.model.saved_whole import SavedWhole
 from tfp_flows.model.trainer import MaximumLikelihood
 from tfp_flows.model.variables import kept_on_error
-from tfp_flows.ops.files import atomic_write, path_of
-from tfp_flows.ops.internals import layers_of, weights_file
+from tfp_flows.ops.internals import layers_of
 
-__all__ = ["SavableModel", "check_folder"]
+__all__ = ["SavableModel"]
 
 _STRUCTURE = "structure"  # Its name in files of weights.
 _STRUCTURE_VERSION = 3  # To be raised when `_structure` comes to list other things.
 _ARCHITECTURE = "classes and arguments"
 _SMALL = 2**26  # Bytes in a file, numbers in a model: what is always allowed.
 _MOST_COMPRESSED = 100
-_PARTS = {"metadata.json", "config.json", "model.weights.h5", "assets"}
 
 
-class SavableModel(MaximumLikelihood):
+class SavableModel(SavedWhole, MaximumLikelihood):
     """A `MaximumLikelihood` that is saved with its architecture and its fixed structure.
 
     A subclass has `distribution` and `conditioners`, and `get_config` and `from_config`.
@@ -46,82 +44,6 @@ class SavableModel(MaximumLikelihood):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._structure_state = _StructureState(self)  # For `tf.train.Checkpoint`.
-
-    def save(
-        self,
-        filepath: str | os.PathLike[str],
-        overwrite: bool = True,
-        zipped: bool | None = None,
-    ) -> None:
-        """Write architecture, weights and optimizer state to a `.keras` file.
-
-        The file takes the place of an older one when it is whole: what cuts a save leaves that.
-
-        Args:
-          filepath: a path that ends in `.keras`; of a folder, with `zipped=False`, another one.
-          overwrite: whether to replace an older file.
-          zipped: `False` for a folder with the parts of the file in it.
-
-        Raises:
-          TypeError: `filepath` is no path, or a part is of a class that loading would refuse; the
-            message says where it is.
-          ValueError: `filepath` ends in something else, or is a folder with other things in it.
-          FileExistsError: the file exists, and `overwrite` is false.
-          OSError: the file cannot be written.
-        """
-        path = path_of(filepath)
-        if not path.startswith("hf://") and path.endswith(".keras") == (zipped is False):
-            raise ValueError(
-                "`filepath` must end in '.keras', or in another way with zipped=False, for a "
-                "folder; see `save_weights` for the weights alone and `export` for a SavedModel. "
-                f"Received: filepath={path!r}"
-            )
-        keras.saving.serialize_keras_object(self)  # A refusal must not cost an older file.
-        if "://" in path:
-            super().save(path, overwrite=overwrite, zipped=zipped)
-            return
-        check_folder(path, _PARTS)
-        with atomic_write(path, overwrite=overwrite) as part:
-            super().save(part, zipped=zipped)
-
-    def save_weights(
-        self,
-        filepath: str | os.PathLike[str],
-        overwrite: bool = True,
-        max_shard_size: float | None = None,
-    ) -> None:
-        """Write the weights, and the optimizer's state, to a `.weights.h5` file, whole or not.
-
-        The file is made in memory first. With `max_shard_size` (in GB) the weights are spread over
-        files, each of which is whole; those HDF5 writes to the disk, and where that is full, it may
-        end the process.
-
-        Raises:
-          TypeError: `filepath` is no path.
-          ValueError: `filepath` does not end in `.weights.h5`.
-          FileExistsError: the file exists, and `overwrite` is false.
-          OSError: the file cannot be written.
-        """
-        path = path_of(filepath)
-        if max_shard_size is None and not path.endswith(".weights.h5"):
-            raise ValueError(f"`filepath` must end in '.weights.h5'. Received: filepath={path!r}")
-        if "://" in path:
-            super().save_weights(path, overwrite=overwrite, max_shard_size=max_shard_size)
-        elif max_shard_size is None:
-            with atomic_write(path, overwrite=overwrite) as part:
-                part.write_bytes(weights_file(self))
-        else:
-            self._save_shards(Path(path), overwrite, max_shard_size)
-
-    def _save_shards(self, path: Path, overwrite: bool, max_shard_size: float) -> None:
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{str(path)!r} exists, and `overwrite` is false.")
-        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as folder:
-            super().save_weights(Path(folder, path.name), max_shard_size=max_shard_size)
-            # The index that names the others comes last.
-            for shard in sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".json"):
-                with atomic_write(path.with_name(shard.name)) as part:
-                    os.replace(shard, part)
 
     def load_weights(
         self, filepath: str | os.PathLike[str], skip_mismatch: bool = False, **options: Any
@@ -262,19 +184,6 @@ class _StructureState(tf.train.experimental.PythonState):
         text = string_value if isinstance(string_value, str) else string_value.decode()
         saved = bytes.fromhex(text)
         self._model.check_structure([saved[i : i + 16] for i in range(0, len(saved), 16)])
-
-
-def check_folder(path: str | os.PathLike[str], parts: Iterable[str]) -> None:
-    """Raise a ValueError if `path` is a folder with other things in it than what is written there.
-
-    It will be replaced as a whole.
-    """
-    others = sorted(set(os.listdir(path)) - set(parts)) if os.path.isdir(path) else []
-    if others:
-        raise ValueError(
-            "`filepath` must be new, or an older model to be replaced. Received: "
-            f"filepath={os.fspath(path)!r}, a folder that has {others[0]!r} in it"
-        )
 
 
 def _structure_of(part: Any) -> Mapping[str, Any]:

@@ -212,6 +212,12 @@ class BuiltModel(keras.Model):
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """There is nothing left to build."""
 
+    def build_optimizer(self) -> None:
+        """Make the optimizer's variables now: in the training step, they have it traced twice."""
+        if self.compiled and self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
 
 def layers_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layer and all layers inside of it, outer ones before inner ones."""

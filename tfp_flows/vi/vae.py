@@ -18,6 +18,7 @@ from tfp_flows.model.arguments import check_compile
 from tfp_flows.model.execution import with_data
 from tfp_flows.model.guard import all_finite
 from tfp_flows.model.replicas import replica_count, sum_over_replicas, update_if
+from tfp_flows.model.saved_whole import SavedWhole
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.internals import loss_tracker
 from tfp_flows.ops.seeds import check_seed, stateless_seed
@@ -26,11 +27,12 @@ from tfp_flows.vi.surrogate import SurrogateOptions, posterior_flow
 __all__ = ["FlowVAE"]
 
 Likelihood = Callable[[tf.Tensor], tfd.Distribution]
+_OF_KERAS = ("encoder", "decoder", "likelihood")  # Arguments that Keras saves.
 _WEIGHTED_ROWS = 1024  # Times draws: how many events at once.
 
 
 @keras.saving.register_keras_serializable("tfp_flows")
-class FlowVAE(keras.Model):
+class FlowVAE(SavedWhole):
     """Latent variables `z` of data `x`, with `p(x, z) = p(z) p(x | z)` and a flow `q(z | x)`.
 
     ELBO: `E_q[log p(x | z) + log p(z) - log q(z | x)] ≤ log p(x)`, in nats
@@ -299,32 +301,28 @@ class FlowVAE(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         prior = self.prior_model
-        return {
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
-            "decoder": keras.saving.serialize_keras_object(self.decoder),
+        config = {
             "latent_size": self.latent_size,
             "posterior": serialization.serialize(self.posterior_model.distribution),
             "prior": None if prior is None else serialization.serialize(prior.distribution),
-            "likelihood": self.likelihood
-            if isinstance(self.likelihood, str)
-            else keras.saving.serialize_keras_object(self.likelihood),
             "free_bits": self.free_bits,
             "annealing_steps": self.annealing_steps,
             "seed": self.seed,
             "name": self.name,
         }
+        for name in _OF_KERAS:
+            config[name] = keras.saving.serialize_keras_object(getattr(self, name))
+            serialization.check_keras(config[name], TypeError, f"`{name}`")
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> FlowVAE:
         arguments = dict(config)
         for name in ("posterior", "prior"):
             arguments[name] = serialization.deserialize(arguments[name])
-        for name in ("encoder", "decoder"):
-            serialization.check_keras(arguments[name], ValueError, name)
+        for name in _OF_KERAS:
+            serialization.check_keras(arguments[name], ValueError, f"`{name}`")
             arguments[name] = keras.saving.deserialize_keras_object(arguments[name])
-        if not isinstance(arguments["likelihood"], str):
-            likelihood = keras.saving.deserialize_keras_object(arguments["likelihood"])
-            arguments["likelihood"] = likelihood
         return cls(**arguments)
 
 
