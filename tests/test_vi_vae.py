@@ -82,6 +82,25 @@ def test_a_saved_autoencoder_is_the_same(prior, tmp_path):
         np.testing.assert_allclose(weight, other, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "normal"])
+def test_data_and_networks_of_any_dtype(likelihood, dtype):
+    x = EXACT.sample(32, seed=0).numpy() > 0
+    flow = flows.iaf(2, layers=1, hidden_units=(4,), context_size=4, dtype=dtype, seed=0)
+    for network in ("float32", "float64"):
+        parts = [
+            keras.Sequential([keras.Input((rows,)), keras.layers.Dense(4, dtype=network)])
+            for rows in (4, 2)
+        ]
+        vae = vi.FlowVAE(*parts, 2, flow, likelihood=likelihood, seed=0)
+        vae.compile("adam")
+        vae.fit(x.astype("int64"), verbose=0)
+        expected = vae.log_prob(x.astype("float32"), draws=3)
+        assert expected.dtype == dtype
+        for data in (x, x.astype("uint8"), x.astype("float64")):
+            np.testing.assert_allclose(vae.log_prob(data, draws=3), expected, rtol=1e-5)
+
+
 def test_an_autoencoder_that_cannot_be_saved_leaves_the_older_file(tmp_path):
     path = tmp_path / "vae.keras"
     linear(seed=0).save(path)

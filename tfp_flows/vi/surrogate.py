@@ -18,7 +18,7 @@ from tfp_flows.flows.options import AutoregressiveOptions, CouplingOptions, Opti
 from tfp_flows.ops.internals import TransformedDistributionBase
 from tfp_flows.vi.joints import Joint, check_joint, part_names, unflatten
 
-__all__ = ["Surrogate", "SurrogateOptions", "posterior_flow", "surrogate"]
+__all__ = ["Surrogate", "SurrogateOptions", "check_flow", "posterior_flow", "surrogate"]
 
 _GAUSSIANS = ("full_rank", "mean_field")
 _DEFAULTS: dict[str, Any] = {"layers": 4, "hidden_units": (64, 64)}
@@ -218,6 +218,17 @@ def posterior_flow(name: str, size: int, dtype: tf.DType, options: SurrogateOpti
         return _gaussian(name, size, dtype, options)
     made = flows.get(name, size, **{**_DEFAULTS, **options, "dtype": dtype.name})
     return made.copy(bijector=tfb.Chain([Whitening(size, dtype), made.bijector]))
+
+
+def check_flow(flow: Any, name: str, size: int, context_size: int | None) -> None:
+    """Raise an error that names it unless it is a flow with such events and context."""
+    if not isinstance(flow, Flow):
+        raise TypeError(f"`{name}` must be a Flow. Received: {name}={flow!r}")
+    if flow.event_shape != (size,) or flow.context_size != context_size:
+        raise ValueError(
+            f"`{name}` must have events of shape ({size},) and context_size={context_size}. "
+            f"Received: event_shape={flow.event_shape}, context_size={flow.context_size}"
+        )
 
 
 def _gaussian(name: str, size: int, dtype: tf.DType, options: SurrogateOptions) -> Flow:

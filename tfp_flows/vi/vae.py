@@ -22,7 +22,7 @@ from tfp_flows.model.saved_whole import SavedWhole
 from tfp_flows.ops.checks import positive_int
 from tfp_flows.ops.internals import loss_tracker
 from tfp_flows.ops.seeds import check_seed, stateless_seed
-from tfp_flows.vi.surrogate import SurrogateOptions, posterior_flow
+from tfp_flows.vi.surrogate import SurrogateOptions, check_flow, posterior_flow
 
 __all__ = ["FlowVAE"]
 
@@ -112,12 +112,13 @@ class FlowVAE(SavedWhole):
         features = int(encoder.output_shape[-1])
         if not isinstance(posterior, Flow):
             options: SurrogateOptions = {"context_size": features, "seed": self.seed}
-            posterior = posterior_flow(posterior, latent_size, tf.float32, options)
-        _check_flow(posterior, "posterior", latent_size, features)
+            dtype = tf.float64 if encoder.variable_dtype == "float64" else tf.float32
+            posterior = posterior_flow(posterior, latent_size, dtype, options)
+        check_flow(posterior, "posterior", latent_size, features)
         self.posterior_model = FlowModel(posterior, name="posterior")
         self.prior_model = None
         if prior is not None:
-            _check_flow(prior, "prior", latent_size, None)
+            check_flow(prior, "prior", latent_size, None)
             self.prior_model = FlowModel(prior, name="prior")
         self.log_deviation = None
         if likelihood == "normal":
@@ -134,8 +135,8 @@ class FlowVAE(SavedWhole):
         """`p(z)`."""
         if self.prior_model is not None:
             return self.prior_model.distribution
-        zeros = tf.zeros([self.latent_size])
-        return tfd.MultivariateNormalDiag(zeros, tf.ones_like(zeros))
+        ones = tf.ones([self.latent_size], self.posterior_model.distribution.dtype)
+        return tfd.MultivariateNormalDiag(scale_diag=ones)
 
     def posterior(self, x: Any, training: bool = False) -> tfd.Distribution:
         """`q(z | x)`, with a batch of as many as there are rows in `x`."""
@@ -161,7 +162,10 @@ class FlowVAE(SavedWhole):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """`log p(x | z)` and `log q(z | x) - log p(z)`, `(draws, rows)`."""
         z, log_q = self.posterior(x, training).sample_and_log_prob(draws, seed=seed)
-        log_likelihood = self.given_latent(z, training).log_prob(x)
+        likelihood = self.given_latent(z, training)
+        # Zeros and ones may be integers; what a function of the user's own takes, it says itself.
+        x = x if callable(self.likelihood) else tf.cast(x, likelihood.dtype)
+        log_likelihood = tf.cast(likelihood.log_prob(x), z.dtype)
         if log_likelihood.shape.rank != 2:
             raise ValueError(
                 "`likelihood` must give one log-density for every draw and row of x, of what the "
@@ -223,8 +227,10 @@ class FlowVAE(SavedWhole):
         with tf.GradientTape() as tape:
             reconstruction, kl, rows = self._shares(data, True)
             (whole,) = sum_over_replicas([kl])
-            costs = tf.where(whole < self.free_bits, self.free_bits / replicas, kl)
-            loss = reconstruction + self._kl_weight() * costs + sum(self.losses) / replicas
+            free = tf.cast(self.free_bits / replicas, kl.dtype)
+            costs = tf.where(whole < self.free_bits, free, kl)
+            penalty = sum(tf.cast(loss, kl.dtype) for loss in self.losses) / replicas
+            loss = reconstruction + self._kl_weight() * costs + penalty
             scaled = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
         loss, reconstruction, *gradients = sum_over_replicas(
@@ -267,8 +273,8 @@ class FlowVAE(SavedWhole):
         return tf.random.fold_in(seed, replica)
 
     def _kl_weight(self) -> tf.Tensor:
-        step = tf.cast(self.optimizer.iterations, tf.float32)
-        return tf.minimum(1.0, (step + 1) / max(self.annealing_steps, 1))
+        step = tf.cast(self.optimizer.iterations, self.posterior_model.distribution.dtype)
+        return tf.minimum(tf.ones_like(step), (step + 1) / max(self.annealing_steps, 1))
 
     def log_prob(self, x: Any, *, draws: int = 100, seed: int = 0) -> np.ndarray:
         """Importance-weighted estimates of `log p(x)` in nats, `(n,)`, of `draws` draws a row.
@@ -279,7 +285,7 @@ class FlowVAE(SavedWhole):
         Autoencoders" (2016).
         """
         positive_int(draws, "draws")
-        x = tf.convert_to_tensor(x, dtype_hint=tf.float32)
+        x = tf.convert_to_tensor(x)
         size = max(1, _WEIGHTED_ROWS // draws)
 
         @tf.function(reduce_retracing=True, autograph=False)
@@ -335,13 +341,3 @@ def _events(data: Any) -> tf.Tensor:
 def _refuse_targets(y: Any, sample_weight: Any) -> None:
     if y is not None or sample_weight is not None:
         raise ValueError("A FlowVAE takes data `x` alone, without targets and weights.")
-
-
-def _check_flow(flow: Any, name: str, latent_size: int, features: int | None) -> None:
-    if not isinstance(flow, Flow):
-        raise TypeError(f"`{name}` must be a Flow. Received: {name}={flow!r}")
-    if flow.event_shape != (latent_size,) or flow.context_size != features:
-        raise ValueError(
-            f"`{name}` must have events of shape ({latent_size},) and context_size={features}. "
-            f"Received: event_shape={flow.event_shape}, context_size={flow.context_size}"
-        )
