@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_flows import FlowModel, flows
+from tfp_flows.model import SolverErrorWarning
 from tfp_flows.model.flow_matching import _assign
 
 tfd, tfb = tfp.distributions, tfp.bijectors
@@ -33,6 +34,15 @@ def test_flow_matching_learns_a_conditional_density(loss, tmp_path):
     )
     assert loaded.objective == loss
     loaded.fit(context, x, epochs=1, verbose=0)
+
+
+def test_densities_that_are_missing_are_told_after_training():
+    """By the squares of speeds, training goes on where no solver can follow."""
+    x = np.random.default_rng(0).normal(size=(400, 2)).astype("float32")
+    model = FlowModel(flows.ffjord(2, hidden_units=(16,), seed=0))
+    model.compile(keras.optimizers.Adam(10.0), loss="flow_matching")
+    with pytest.warns(SolverErrorWarning, match="training rows are NaN: 'rk4' cannot"):
+        model.fit(x, epochs=3, verbose=0)
 
 
 def test_pairs_never_cross_contexts_and_are_the_nearest():
