@@ -44,6 +44,22 @@ def test_what_stands_around_layers_takes_no_other_width(options):
             traced(direction, UNKNOWN)(X[:, :1])
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if "context" in name])
+def test_the_size_of_the_context_may_be_unknown(name):
+    bijector = CASES[name].build("float64")
+    x, context = CASES[name].inputs("float64")
+
+    def inverse(context):
+        return bijector.inverse(x, context=context)
+
+    graph = traced(inverse, tf.TensorSpec([None] * context.ndim, "float64"))
+    np.testing.assert_allclose(graph(context), inverse(context), atol=1e-9)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        graph(np.concatenate([context, context], -1))
+    with pytest.raises(ValueError, match=r"call `tf\.ensure_shape` on it"):
+        traced(inverse, tf.TensorSpec(None, "float64"))(context)
+
+
 def test_draws_of_an_unknown_rank_are_an_error():
     flow = flows.real_nvp(2, **SMALL)
     for draw in (flow.sample, flow.experimental_sample_and_log_prob):

@@ -191,4 +191,10 @@ def check_context(
             f"`context` must have shape {needed} for {name}. "
             f"Received: shape={tuple(context.shape)}{hint}"
         )
-    return context
+    if rank is None:
+        raise ValueError(
+            f"`context` must have shape {needed} for {name}. Received: a tensor of unknown shape; "
+            "call `tf.ensure_shape` on it"
+        )
+    known = context.shape[: rank - len(shape)].concatenate(shape)
+    return context if context.shape == known else tf.ensure_shape(context, known)
