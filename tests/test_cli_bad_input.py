@@ -75,7 +75,7 @@ BAD_TABLES = {
     "categories as context": (
         csv("a,b\n" + "1.5,red\n2,blue\n3,red\n" * 3),
         ["--context", "b"],
-        "column 'b' holds text such as 'red'",
+        "column 'b' holds text such as 'red', and a context must hold numbers",
     ),
     "ids": (
         csv("a,b\n" + "".join(f"{i * i},{2**62 + i}\n" for i in range(9))),

@@ -252,6 +252,16 @@ def test_any_name_of_a_dtype_is_saved():
         assert again.dtype == tf.float64
 
 
+def test_what_was_saved_before_training_loads_without_a_word(tmp_path):
+    model = FlowModel(flows.real_nvp(2, layers=2, hidden_units=(4,), seed=0))
+    model.compile("adam")
+    model.save(tmp_path / "m.keras")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        loaded = FlowModel.load(tmp_path / "m.keras")
+    assert len(loaded.optimizer.variables) == 2 + 2 * len(model.trainable_variables)
+
+
 def test_frozen_layers_stay_frozen_and_the_optimizer_resumes(tmp_path):
     shared = networks.MLP((4,), dropout=0.2, activation="silu")
     steps = [

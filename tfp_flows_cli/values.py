@@ -112,6 +112,11 @@ def _checked(series: pd.Series, source: str, truth_values: bool) -> np.ndarray:
         )
 
     def refuse(what: str) -> InputError:
+        if truth_values:
+            return InputError(
+                f"{source}: column {series.name!r} holds {what}, and a context must hold numbers "
+                "or truth values: write them in place of it, or leave it out."
+            )
         return InputError(
             f"{source}: column {series.name!r} holds {what}, no measurements: condition on it "
             f"(--context {series.name}), if it is numbers, or leave it out (--exclude "

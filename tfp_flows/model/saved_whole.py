@@ -65,6 +65,7 @@ class SavedWhole(BuiltModel):
                 f"Received: filepath={path!r}"
             )
         keras.saving.serialize_keras_object(self)  # A refusal must not cost an older file.
+        self.build_optimizer()  # As it will be when the file is loaded.
         if "://" in path:
             super().save(path, overwrite=overwrite, zipped=zipped)
             return
@@ -93,6 +94,7 @@ class SavedWhole(BuiltModel):
         path = path_of(filepath)
         if max_shard_size is None and not path.endswith(".weights.h5"):
             raise ValueError(f"`filepath` must end in '.weights.h5'. Received: filepath={path!r}")
+        self.build_optimizer()
         if "://" in path:
             super().save_weights(path, overwrite=overwrite, max_shard_size=max_shard_size)
         elif max_shard_size is None:
