@@ -123,6 +123,11 @@ def test_a_checkpoint_of_another_agent_or_no_checkpoint_is_an_error(agent, tmp_p
     for name in ("no.npz", "other.npz"):
         with pytest.raises(ValueError, match="is not a checkpoint of an agent"):
             other.restore(tmp_path / name)
+    with np.load(tmp_path / "run.npz") as file:
+        cut = {name: file[name] for name in file.files if not name.startswith("memory/")}
+    np.savez(tmp_path / "cut.npz", **cut)
+    with pytest.raises(ValueError, match="it lacks memory"):
+        agent.restore(tmp_path / "cut.npz")
 
 
 def test_environments_with_chance_of_their_own_cannot_be_restored():

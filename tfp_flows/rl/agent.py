@@ -24,6 +24,10 @@ from tfp_flows.rl.policy import FlowPolicy
 __all__ = ["Agent"]
 
 _FORMAT = 1
+_NEEDED = (
+    *("variables", "memory", "environments", "returns", "steps", "episodes"),
+    *("seed", "random", "history", "sums", "counts"),
+)
 
 
 class Agent(abc.ABC):
@@ -302,7 +306,7 @@ class Agent(abc.ABC):
           ValueError: it is no checkpoint of such an agent, or the environments cannot be brought to
             their state. The agent is then as it was before.
         """
-        state, numbers = checkpoints.read(path)
+        state, numbers = checkpoints.read(path, _NEEDED)
         variables = self._variables()
         values = [state["variables"].get(str(i)) for i in range(len(state["variables"]))]
         received = [None if value is None else value.shape for value in values]

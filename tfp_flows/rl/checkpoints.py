@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ def write(path: str | os.PathLike[str], state: State, numbers: dict[str, Any]) -
         np.savez(file, **arrays)
 
 
-def read(path: str | os.PathLike[str]) -> tuple[State, dict[str, Any]]:
-    """Read what `write` wrote.
+def read(path: str | os.PathLike[str], needed: Sequence[str] = ()) -> tuple[State, dict[str, Any]]:
+    """Read what `write` wrote, with at least the groups and numbers that are `needed`.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -44,6 +45,8 @@ def read(path: str | os.PathLike[str]) -> tuple[State, dict[str, Any]]:
                 if name != "numbers":
                     group, _, key = name.partition("/")
                     state.setdefault(group, {})[key] = file[name]
+        if missing := [name for name in needed if name not in (*state, *numbers)]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
     except (KeyError, EOFError, zipfile.BadZipFile, ValueError) as error:
         raise ValueError(f"{str(path)!r} is not a checkpoint of an agent: {error}") from error
     return state, numbers
