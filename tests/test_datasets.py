@@ -184,6 +184,17 @@ def test_far_away_values_and_gradients_are_finite(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", TOYS)
+def test_nothing_is_infinitely_far_out_and_missing_values_stay_so(name, dtype):
+    d = TOYS[name](dtype=dtype)
+    largest = np.finfo(dtype).max
+    far = [[math.inf, 0], [-math.inf, math.inf], [1, -math.inf], [largest, 0], [-largest, largest]]
+    np.testing.assert_array_equal(d.log_prob(tf.constant(far, dtype)), -math.inf)
+    assert np.isnan(d.log_prob(tf.constant([[math.nan, 0], [0, math.nan]], dtype))).all()
+    assert (d.log_prob(tf.constant([[1e6, 0.0]], dtype)).numpy() < -1e9).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_checkerboard_has_eight_squares_and_nothing_else(dtype):
     d = datasets.checkerboard(dtype=dtype)
     inside = tf.constant([[-4, -4], [-3, -3], [-1, 3], [0, 0], [1, 1], [3, -1]], dtype)

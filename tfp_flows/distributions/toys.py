@@ -30,19 +30,13 @@ import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
+from tfp_flows.distributions.edges import is_far_out, without_density, without_infinite
+from tfp_flows.ops.checks import finite_number
 from tfp_flows.ops.seeds import stateless_seed
 
 __all__ = ["Checkerboard", "Circles", "EightGaussians", "Pinwheel", "TwoMoons", "TwoSpirals"]
 
 DType: TypeAlias = "tf.DType | str"
-
-
-def _number(name: str, value: float, low: float = -math.inf) -> float:
-    """Returns the option `name` as a float, or says what is wrong with it."""
-    if isinstance(value, numbers.Real) and math.isfinite(value) and value >= low:
-        return float(value)
-    bound = "" if low == -math.inf else f" of at least {low:g}"
-    raise ValueError(f"`{name}` must be a finite number{bound}. Received: {name}={value!r}")
 
 
 def _polar(radius: tf.Tensor | float, angle: tf.Tensor) -> tf.Tensor:
@@ -108,7 +102,10 @@ class _Toy(tfd.Distribution):
             raise TypeError(f"`value` must be {self.dtype.name}. Received: dtype={x.dtype.name}")
         if not x.shape[-1:].is_compatible_with([2]):
             raise ValueError(f"`value` must have shape (..., 2). Received: shape={x.shape}")
-        return self._log_density(x)
+        far_out = is_far_out(x, 1)
+        x, infinite = without_infinite(x, 1)
+        log_prob = self._log_density(x) + 0 * tf.reduce_sum(x, -1)  # A NaN stays one.
+        return without_density(log_prob, infinite, far_out)
 
 
 class _Arms(_Toy):
@@ -142,7 +139,7 @@ class _NoisyCurve(_Arms):
 
     def __init__(self, noise: float, dtype: DType, parameters: dict[str, Any]):
         super().__init__(dtype, parameters)
-        self._noise = _number("noise", noise, 0.01)
+        self._noise = finite_number("noise", noise, 0.01)
 
     def _place_arm(self, u: tf.Tensor, e: tf.Tensor) -> tf.Tensor:
         return self._curve(u) + self._noise * e
@@ -222,8 +219,8 @@ class EightGaussians(_Arms):
     def __init__(self, *, radius: float = 3.0, noise: float = 0.3, dtype: DType = "float32"):
         parameters = dict(locals())
         super().__init__(dtype, parameters)
-        self._radius = _number("radius", radius, 0.0)
-        self._noise = _number("noise", noise, 0.01)
+        self._radius = finite_number("radius", radius, 0.0)
+        self._noise = finite_number("noise", noise, 0.01)
 
     def _place_arm(self, u: tf.Tensor, e: tf.Tensor) -> tf.Tensor:
         return self._noise * e + tf.constant([self._radius, 0.0], self.dtype)
@@ -264,9 +261,9 @@ class Pinwheel(_Arms):
         if not isinstance(arms, numbers.Integral) or arms < 1:
             raise ValueError(f"`arms` must be a positive integer. Received: arms={arms!r}")
         self._arms = int(arms)
-        noise = _number("radial", radial, 0.01), _number("tangential", tangential, 0.01)
+        noise = finite_number("radial", radial, 0.01), finite_number("tangential", tangential, 0.01)
         self._noise: tuple[float, float] = noise
-        self._twist: float = _number("twist", twist)
+        self._twist: float = finite_number("twist", twist)
 
     def _place_arm(self, u: tf.Tensor, e: tf.Tensor) -> tf.Tensor:
         y = tf.constant([2.0, 0.0], self.dtype) + e * self._noise
@@ -302,8 +299,8 @@ class Circles(_Toy):
         super().__init__(dtype, parameters)
         if not isinstance(radii, Sequence) or isinstance(radii, str) or len(radii) == 0:
             raise ValueError(f"`radii` must be a tuple of numbers. Received: radii={radii!r}")
-        self._radii = [_number("radii", radius, 0.0) for radius in radii]
-        self._noise = _number("noise", noise, 0.01)
+        self._radii = [finite_number("radii", radius, 0.0) for radius in radii]
+        self._noise = finite_number("noise", noise, 0.01)
 
     def _place(self, u: tf.Tensor, e: tf.Tensor) -> tf.Tensor:
         circle = tf.cast(u[:, 0] * len(self._radii), tf.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ __all__ = [
     "as_real",
     "check_context",
     "check_events",
+    "finite_number",
     "floating",
     "one_of",
     "permutation",
@@ -41,6 +43,14 @@ def positive_int(value: int, name: str) -> int:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
     check_size(value)
     return int(value)
+
+
+def finite_number(name: str, value: float, low: float = -math.inf) -> float:
+    """Return `value`; raise a ValueError that names it unless it is finite and not below `low`."""
+    if isinstance(value, numbers.Real) and math.isfinite(value) and value >= low:
+        return float(value)
+    bound = "" if low == -math.inf else f" of at least {low:g}"
+    raise ValueError(f"`{name}` must be a finite number{bound}. Received: {name}={value!r}")
 
 
 def one_of(value: str, name: str, known: Sequence[str]) -> str:
