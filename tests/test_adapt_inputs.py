@@ -262,3 +262,42 @@ def test_a_missing_context_is_one_clear_error(conditional):
             method(None, X)
         with pytest.raises(ValueError, match="`context` is missing"):
             method(X)
+
+
+@pytest.mark.parametrize("by", ["adapt", "fit"])
+def test_columns_of_tables_keep_the_order_of_training(by, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    events = pandas.DataFrame(X, columns=["a", "b"])
+    context = pandas.DataFrame(normal(ROWS, 3, seed=1), columns=["u", "v", 7])
+    made = FlowModel(flows.real_nvp(2, layers=2, hidden_units=(4,), context_size=3, seed=0))
+    made.compile("adam")
+    if by == "adapt":
+        made.adapt(context, events)
+    else:
+        made.fit(context, events, verbose=0)
+    made.save(tmp_path / "m.keras")
+    swapped, turned = events[["b", "a"]], context[[7, "u", "v"]]
+    for model in (made, FlowModel.load(tmp_path / "m.keras")):
+        calls = {
+            "events": [
+                lambda m: m.log_prob(swapped, context),
+                lambda m: m.score(swapped, context),
+                lambda m: m.predict((context, swapped), verbose=0),
+                lambda m: m.fit(context, X, validation_data=(context, swapped), verbose=0),
+            ],
+            "context": [
+                lambda m: m.sample(2, turned),
+                lambda m: m.evaluate(turned, events, verbose=0),
+                lambda m: m.train_on_batch(turned, events),
+            ],
+        }
+        for what, made_of in calls.items():
+            for call in made_of:
+                with pytest.raises(ValueError, match=f"The {what} must have columns in the order"):
+                    call(model)
+        other = events.rename(columns={"a": "c"})  # Only where there is no doubt.
+        expected = model.log_prob(events, context)
+        for same in (other, X):
+            np.testing.assert_array_equal(model.log_prob(same, context), expected)
+    made.adapt(turned, swapped)  # Anew.
+    assert np.isfinite(made.log_prob(swapped, turned)).all()

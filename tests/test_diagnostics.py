@@ -121,6 +121,11 @@ def test_plots_show_the_band_and_every_column():
         (lambda d, t: diagnostics.coverage(d, t, names=["a"]), "`names` must be 2 names"),
         (lambda d, t: diagnostics.pit(d, t, confidence=95), "`confidence` must be between"),
         (lambda d, t: diagnostics.tarp(d, t, references=t[:3]), "`references` must have shape"),
+        (
+            lambda d, t: diagnostics.tarp(d, t, references=0 * t + np.nan),
+            "`references` must be fin",
+        ),
+        (lambda d, t: diagnostics.c2st(t, t, folds=1), "`folds` must be from 2"),
         (lambda d, t: diagnostics.crps(d[:1], t), "must be 2 or more"),
         (lambda d, t: diagnostics.c2st(t, t[:10]), "must have one shape"),
     ],

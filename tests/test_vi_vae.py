@@ -97,6 +97,7 @@ def test_data_and_networks_of_any_dtype(likelihood, dtype):
         vae.fit(x.astype("int64"), verbose=0)
         expected = vae.log_prob(x.astype("float32"), draws=3)
         assert expected.dtype == dtype
+        assert vae.log_prob(x[:0]).shape == (0,)
         for data in (x, x.astype("uint8"), x.astype("float64")):
             np.testing.assert_allclose(vae.log_prob(data, draws=3), expected, rtol=1e-5)
 

@@ -22,10 +22,14 @@ def draws_and_truth(draws: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
             "`draws` must have shape (s, n, D), as `sample(s, context=...)` gives them, and "
             f"`truth` (n, D). Received: {draws.shape} and {truth.shape}"
         )
-    for name, array in (("draws", draws), ("truth", truth)):
-        if not np.isfinite(array).all():
-            raise ValueError(f"`{name}` must be finite. Received: an infinite value or a NaN")
+    _check_finite("draws", draws)
+    _check_finite("truth", truth)
     return draws, truth
+
+
+def _check_finite(name: str, array: np.ndarray) -> None:
+    if not np.isfinite(array).all():
+        raise ValueError(f"`{name}` must be finite. Received: an infinite value or a NaN")
 
 
 def _ranks(draws: np.ndarray, truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -178,6 +182,7 @@ def tarp(
         raise ValueError(
             f"`references` must have shape {truth.shape}. Received: {references.shape}"
         )
+    _check_finite("references", references)
     scale = truth.std(0)
     scale = np.where(scale > 0, scale, 1.0)
     far = np.linalg.norm((draws - references) / scale, axis=-1)

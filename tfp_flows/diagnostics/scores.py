@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfp_flows.diagnostics.calibration import draws_and_truth
+from tfp_flows.ops.checks import positive_int
 
 __all__ = ["TwoSample", "c2st", "crps", "energy_score"]
 
@@ -105,6 +106,10 @@ def c2st(first: Any, second: Any, *, folds: int = 5, seed: int = 0) -> TwoSample
     both = np.concatenate([first, second])
     if not np.isfinite(both).all():
         raise ValueError("`first` and `second` must be finite. Received: infinite values or NaN")
+    if not 2 <= positive_int(folds, "folds") <= len(first):
+        raise ValueError(
+            f"`folds` must be from 2 to the number of rows, {len(first)}. Received: folds={folds}"
+        )
     scale = first.std(0)
     both = (both - first.mean(0)) / np.where(scale > 0, scale, 1.0)
     labels = np.repeat([0, 1], len(first))

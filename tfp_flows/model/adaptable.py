@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows.model import variables
+from tfp_flows.model.column_names import ColumnNames
 from tfp_flows.model.data import check_finite, check_inputs, check_rows, collect
 from tfp_flows.model.saving import SavableModel
 from tfp_flows.model.standardizer import (
@@ -57,7 +58,8 @@ class AdaptableModel(SavableModel):
 
         Columns with many equal values are reported by a `TiedValuesWarning`, those that a few
         values far out have to themselves by an `OutlierWarning`, and constant columns of the
-        context, which are shifted but not scaled, by a `ConstantColumnWarning`.
+        context, which are shifted but not scaled, by a `ConstantColumnWarning`. Names of columns of
+        tables are kept, also by `fit`: the same ones in another order are then an error everywhere.
 
         Args:
           x: events `(n, ...)`, a `tf.data.Dataset` as `fit` takes it, or, with `y`, the context.
@@ -72,8 +74,13 @@ class AdaptableModel(SavableModel):
             does not fit the dtype; or "robust" does not fit the flow, or a column half of whose
             values are equal; or context is missing. The model is then as it was before.
         """
-        with variables.kept_on_error(self.variables):
-            self._adapt(x, y, scale=scale)
+        before, self.columns = self.columns, ColumnNames()
+        try:
+            with variables.kept_on_error(self.variables):
+                self._adapt(x, y, scale=scale)
+        except BaseException:
+            self.columns = before
+            raise
 
     def _adapt(self, x: Any, y: Any | None, *, scale: str) -> None:
         if scale not in ("standard", "robust"):
@@ -107,6 +114,7 @@ class AdaptableModel(SavableModel):
         self._initialize_from_data(context, events, again=True, scale=scale)
         if raw and self.event_shape.rank == 1:  # A pixel that is rarely bright is no mistake.
             warn_of_raw_outliers(self.distribution, events, name)
+        self.columns.keep(context, events)
 
     def _initialize_from_data(
         self, context: Any, events: Any, *, again: bool, scale: str = "standard"

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import keras
 
 from tfp_flows import serialization
+from tfp_flows.model.column_names import ColumnNames
 from tfp_flows.ops.internals import kernel_under_lora, layers_of
 
 __all__ = ["build", "of_model"]
@@ -23,6 +24,8 @@ def of_model(model: Any) -> dict[str, Any]:
         "policy": model.dtype_policy.name,
         "trainable_layers": [layer.trainable for layer in layers_of(model)],
     }
+    if model.columns.known:
+        config["columns"] = model.columns.known
     if lora := _lora(model):
         config["lora"] = lora
     return config
@@ -33,6 +36,7 @@ def build(cls: type[Model], config: dict[str, Any]) -> Model:
     arguments = dict(config)  # Of a subclass too, whose `get_config` may add some.
     distribution = arguments.pop("distribution")
     trainable_layers, lora = arguments.pop("trainable_layers"), arguments.pop("lora", [])
+    columns = ColumnNames(arguments.pop("columns", None))  # Older files have none.
     # Conditioners follow the global policy: for a while, let it be the one they were made by.
     before = keras.config.dtype_policy()
     try:
@@ -50,6 +54,7 @@ def build(cls: type[Model], config: dict[str, Any]) -> Model:
         layer.trainable = trainable
     for kernel in frozen:
         kernel.trainable = False
+    model.columns = columns
     model._is_from_config = True
     return model
 

@@ -19,6 +19,7 @@ from tfp_flows.model import configs, export, flow_matching, variables
 from tfp_flows.model.adaptable import AdaptableModel
 from tfp_flows.model.arguments import check_distribution
 from tfp_flows.model.arrays import check_numbers
+from tfp_flows.model.column_names import ColumnNames
 from tfp_flows.model.diagnosis import explain_non_finite
 from tfp_flows.model.naming import name_layers
 from tfp_flows.model.replicas import check_scope
@@ -120,6 +121,7 @@ class FlowModel(AdaptableModel, JointDensity):
         self.event_shape = distribution.event_shape
         self.context_size = context_size_of(distribution)
         self.context_shape = context_shape_of(distribution)
+        self.columns = ColumnNames()
         self.infinite_events = bool(getattr(distribution, "infinite_events", False))
         self.has_probabilities = bool(np.all(getattr(distribution, "steps", 0)))
         owned = {v.value.ref() for layer in self.conditioners for v in layer.variables}
@@ -166,6 +168,7 @@ class FlowModel(AdaptableModel, JointDensity):
         return log_prob + self.event_standardizer.log_det()
 
     def _standardized(self, x: Any, context: Any | None) -> tuple[tf.Tensor, tf.Tensor | None]:
+        self.columns.check(context, x)
         x = tf.convert_to_tensor(check_numbers(x, "x"), dtype_hint=self.event_dtype)
         context = None if context is None else self.standardize_context(context)
         return self.event_standardizer(x), context
@@ -196,6 +199,7 @@ class FlowModel(AdaptableModel, JointDensity):
 
     def score(self, x: Any, context: Any | None = None) -> tf.Tensor:
         """`∇ log p` at events `x` in data units, by automatic differentiation of `log_prob`."""
+        self.columns.check(context, x)
         x = tf.convert_to_tensor(check_numbers(x, "x"), dtype_hint=self.event_dtype)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
@@ -232,6 +236,7 @@ class FlowModel(AdaptableModel, JointDensity):
 
     def standardize_context(self, context: Any) -> tf.Tensor:
         """Context in data units, checked, in the units that the distribution takes."""
+        self.columns.check(context, None)
         context = self._check_context(check_numbers(context, "context"))
         if self.context_standardizer is None:
             return context

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_flows.model import arguments
+from tfp_flows.model.column_names import ColumnNames
 from tfp_flows.model.data import unpack
 from tfp_flows.model.execution import StepsAtATime, with_data
 from tfp_flows.model.guard import all_finite
@@ -28,13 +29,14 @@ _FROZEN = (
 class Likelihood(StepsAtATime):
     """A Keras model whose loss is the mean negative log-likelihood of its data, in nats.
 
-    A subclass has `event_dtype`, `event_shape` and `context_shape`, and the methods `log_prob`,
-    `initialize_from` and `explain_non_finite`.
+    A subclass has `event_dtype`, `event_shape`, `context_shape` and `columns`, and the methods
+    `log_prob`, `initialize_from` and `explain_non_finite`.
     """
 
     event_dtype: str
     event_shape: tf.TensorShape
     context_shape: tuple[int, ...] | None
+    columns: ColumnNames  # Of tables that it has been trained on.
     objective: str | None = None  # A loss of training by its name, or the likelihood.
     infinite_events = False  # Whether events may have infinite entries, as ends of intervals.
     has_probabilities = False  # Whether all columns are rounded: the loss is of a probability.

@@ -77,6 +77,7 @@ class MaximumLikelihood(Likelihood):
         arguments.check_batch_size(batch_size)
         arguments.check_batch_size(validation_batch_size, "validation_batch_size")
         arguments.require_rows(x)
+        self.columns.keep(*_context_and_events(x, y))
         if validation_data is not None:
             validation_data = self._check_validation_data(validation_data)
         given = {"x": x, "y": y, "sample_weight": sample_weight, "validation_data": validation_data}
@@ -285,10 +286,8 @@ class MaximumLikelihood(Likelihood):
         """Raise a ValueError unless arrays have the shapes of context and events."""
         if isinstance(x, tf.data.Dataset):
             self._check_elements(x)
-        pair = y is None and isinstance(x, tuple | list) and len(x) == 2
-        context, events = x if pair else (x, y)
-        if events is None:
-            context, events = None, context
+        context, events = _context_and_events(x, y)
+        self.columns.check(context, events)
         shapes = [("events", events, tuple(self.event_shape))]
         if self.context_shape is not None and np.shape(context)[-1:] != (0,):
             shapes.append(("context", context, tuple(self.context_shape)))
@@ -329,3 +328,10 @@ class MaximumLikelihood(Likelihood):
             yield
         finally:
             keras.config.set_floatx(before)
+
+
+def _context_and_events(x: Any, y: Any) -> tuple[Any, Any]:
+    """What is which of the data that Keras' methods take."""
+    if y is None:
+        return tuple(x) if isinstance(x, tuple | list) and len(x) == 2 else (None, x)
+    return x, y

@@ -294,10 +294,10 @@ class FlowVAE(SavedWhole):
             return tf.reduce_logsumexp(log_likelihood - kl, 0) - math.log(draws)
 
         first = stateless_seed(check_seed(seed) or 0)
-        parts = [
-            of_rows(x[i : i + size], tf.random.fold_in(first, i)) for i in range(0, len(x), size)
-        ]
-        return np.concatenate(parts)
+        starts = range(0, max(len(x), 1), size)  # Of no rows, one part that is empty.
+        return np.concatenate(
+            [of_rows(x[i : i + size], tf.random.fold_in(first, i)) for i in starts]
+        )
 
     def sample(self, n: int, seed: int | None = None, *, mean: bool = False) -> tf.Tensor:
         """Draw `n` events of `p(x)`; with `mean` those of `p(x | z)`, without noise."""
