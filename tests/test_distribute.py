@@ -104,7 +104,7 @@ def autoencoder(scope, **options):
         decoder = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
         decoder.set_weights([np.ones((1, 2)), np.zeros(2)])
         vae = vi.FlowVAE(encoder, decoder, 1, "mean_field", likelihood="normal", **options)
-        vae.compile(keras.optimizers.SGD(1e-2))
+        vae.compile(keras.optimizers.SGD(5e-3, momentum=0.5))
     return vae
 
 x = np.random.default_rng(1).normal(size=(2001, 2)) @ [[1, 1], [0, 1]]

@@ -80,6 +80,22 @@ def test_a_missed_mode_is_seen_by_reference_draws_alone():
     np.testing.assert_allclose(both.forward_ess, both.ess / both.draws, rtol=0.1)
 
 
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (np.array([[0.0], [np.nan]]), "of which the density is finite. Received: nan in row 1"),
+        (np.array([[0.0], [1.0], [np.inf]]), "is finite. Received: -inf in row 2"),
+        (np.zeros((0, 1)), r"with the shapes \[\(1,\)\]. Received: shapes \[\(0, 1\)\]"),
+        (np.zeros((5, 2)), r"Received: shapes \[\(5, 2\)\]"),
+        (np.zeros(5), r"Received: shapes \[\(5,\)\]"),
+    ],
+)
+def test_reference_draws_that_are_none_are_refused(reference, message):
+    target = tfd.MultivariateNormalDiag(np.zeros(1), np.ones(1))
+    with pytest.raises(ValueError, match="`reference` must hold.*" + message):
+        vi.diagnose(target, normal_flow(), reference=reference)
+
+
 def test_resampling_gives_draws_of_the_target():
     flow = normal_flow(1.5, 0.5)
     drawn = vi.resample(target, flow, 3000, seed=0).numpy()[:, 0]

@@ -210,7 +210,9 @@ class BuiltModel(keras.Model):
     """
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """There is nothing left to build."""
+        """Make what is left, the optimizer's variables, which replicas cannot in their step."""
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            self.build_optimizer()
 
     def build_optimizer(self) -> None:
         """Make the optimizer's variables now: in the training step, they have it traced twice."""

@@ -260,8 +260,22 @@ def _forward_ess(density: Target, reference: Any, log_evidence: float) -> float:
 
     What the posterior misses makes the first too small, and the second large.
     """
-    log_weights = density.log_density(reference) - density.posterior.log_prob(reference)
-    log_weights = tf.cast(log_weights, tf.float64).numpy()
+    parts = tf.nest.flatten(reference)
+    rows = {len(part) if np.ndim(part) else 0 for part in parts}
+    needed = [tuple(shape) for shape in tf.nest.flatten(density.posterior.event_shape)]
+    if [tuple(np.shape(part)[1:]) for part in parts] != needed or len(rows) > 1 or rows == {0}:
+        raise ValueError(
+            "`reference` must hold rows of the target, equally many of every part, with the shapes "
+            f"{needed}. Received: shapes {[np.shape(part) for part in parts]}"
+        )
+    log_density = density.log_density(reference)
+    log_weights = tf.cast(log_density - density.posterior.log_prob(reference), tf.float64).numpy()
+    bad = np.isnan(log_weights) | ~np.isfinite(log_density)
+    if bad.any():
+        raise ValueError(
+            "`reference` must hold draws of the target, of which the density is finite. Received: "
+            f"{log_density[np.argmax(bad)]} in row {np.argmax(bad)}"
+        )
     log_mean = np.logaddexp.reduce(log_weights) - math.log(len(log_weights))
     return float(min(1.0, np.exp(log_evidence - log_mean)))
 
