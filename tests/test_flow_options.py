@@ -119,6 +119,10 @@ def test_an_embedding_reads_contexts_of_any_shape(name):
 
 
 def test_an_embedding_that_does_not_fit_is_an_error():
+    for size in (None, 2):
+        with pytest.raises(ValueError, match=f"`context_shape` goes with.*context_size={size}"):
+            small_flow("maf", context_shape=(3,), context_size=size)
+    assert small_flow("maf", context_shape=(3,), context_size=3).context_shape == (3,)
     with pytest.raises(ValueError, match="`context_shape` is needed"):
         small_flow("maf", embedding=keras.layers.GRU(4))
     with pytest.raises(TypeError, match="`embedding` must be a Keras 3 layer"):

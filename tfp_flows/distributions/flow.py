@@ -128,6 +128,11 @@ class Flow(Conditional, JointDensity, Moments, TransformedDistributionBase):
                 context_size=self.context_size,
                 dtype=distribution.dtype.name,
             )
+        elif context_shape is not None and tuple(context_shape) != self.context_shape:
+            raise ValueError(
+                "`context_shape` goes with an `embedding`: without one, `context_size` says it. "
+                f"Received: context_shape={context_shape!r}, context_size={self.context_size}"
+            )
         super().__init__(
             distribution,
             bijector,
