@@ -74,6 +74,7 @@ def test_frames_stand_where_their_samples_do():
         ({"scale": "bark"}, "`scale` must be one of"),
         ({"low": 5000.0}, "`low` and `high`"),
         ({"floor": 0.0}, "`floor`"),
+        ({"floor": np.inf}, "`floor`"),
     ],
 )
 def test_wrong_arguments_of_spectrograms_are_refused(options, message):
@@ -122,6 +123,8 @@ def test_waves_of_any_length_by_the_same_weights():
     np.testing.assert_array_equal(quiet, audio.synthesize(flow, spectrogram, temperature=0.0))
     with pytest.raises(ValueError, match=r"shape \(..., frames, 5\)"):
         audio.synthesize(flow, normal(2, 9, 4))
+    with pytest.raises(ValueError, match=r"shape \(..., frames, 5\).*\(0, 5\)"):
+        audio.synthesize(flow, normal(0, 5))
     with pytest.raises(ValueError, match="one of waves given spectrograms"):
         audio.synthesize(flows.real_nvp(2), spectrogram)
 

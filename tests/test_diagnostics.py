@@ -125,6 +125,12 @@ def test_plots_show_the_band_and_every_column():
             lambda d, t: diagnostics.tarp(d, t, references=0 * t + np.nan),
             "`references` must be fin",
         ),
+        (
+            lambda d, t: diagnostics.pit(np.ma.masked_greater(d, 1), t),
+            "`draws` must have no",
+        ),
+        (lambda d, t: diagnostics.pit(d, t, seed=-1), "`seed` must be an integer"),
+        (lambda d, t: diagnostics.c2st(t, t, seed=1.5), "`seed` must be an integer"),
         (lambda d, t: diagnostics.c2st(t, t, folds=1), "`folds` must be from 2"),
         (lambda d, t: diagnostics.crps(d[:1], t), "must be 2 or more"),
         (lambda d, t: diagnostics.c2st(t, t[:10]), "must have one shape"),

@@ -1,5 +1,7 @@
 """Context of a Flow: it reaches any depth, makes batches, and is checked."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -111,15 +113,19 @@ def test_stages_of_a_conditional_flow_need_its_context():
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
-def test_a_missing_context_gives_no_density(mode):
-    flow = randomize(small_flow("neural_spline", CONTEXT))
+@pytest.mark.parametrize("name", ["neural_spline", "iaf", "sylvester"])
+def test_a_missing_context_gives_no_density_and_no_draws(name, mode):
+    flow = randomize(small_flow(name, CONTEXT))
     context = normal(4, CONTEXT)
     context[1] = np.nan
-    log_prob = flow.log_prob
+    log_prob, sample = flow.log_prob, functools.partial(flow.sample, 3, seed=0)
     if mode != "eager":
-        log_prob = tf.function(flow.log_prob, jit_compile=mode == "xla")
+        log_prob, sample = (tf.function(f, jit_compile=mode == "xla") for f in (log_prob, sample))
     found = log_prob(normal(4, EVENT), context)
     np.testing.assert_array_equal(np.isnan(found), [False, True, False, False])
+    draws = sample(context=tf.constant(context))
+    np.testing.assert_array_equal(np.isnan(draws).any((0, 2)), [False, True, False, False])
+    assert np.isnan(draws[:, 1]).all()
 
 
 def test_events_that_share_a_context_share_a_network_call_where_nothing_is_kept():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfp_flows import bijectors, flows
 
@@ -27,6 +28,10 @@ def test_a_seed_of_draws_is_any_integer():
     flow = flows.elementwise_spline(2)
     np.testing.assert_array_equal(flow.sample(3, seed=-1), flow.sample(3, seed=-1))
     assert not np.array_equal(flow.sample(3, seed=-1), flow.sample(3, seed=1))
+    assert not np.array_equal(flow.sample(3, seed=2**40), flow.sample(3, seed=0))
+    for seed in (5, 2**40 + 5, -5):
+        of_tensor = flow.sample(3, seed=tf.constant(seed, tf.int64))
+        np.testing.assert_array_equal(of_tensor, flow.sample(3, seed=seed))
     for seed in (1.5, "a", True):
         with pytest.raises(TypeError, match="`seed` must be an integer, a seed of TFP's"):
             flow.sample(3, seed=seed)

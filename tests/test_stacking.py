@@ -210,6 +210,10 @@ def test_what_has_nothing_to_train_is_refused():
     plain = tfd.MultivariateNormalDiag([0.0, 0.0], [1.0, 1.0])
     with pytest.raises(ValueError, match=r"`others\[0\]` must have trainable variables"):
         stack([FlowModel(flow(0))], normal(5, 2), others=[plain])
+    with pytest.raises(ValueError, match=r"`models` must hold one FlowModel.*a FlowModel"):
+        stack(FlowModel(flow(0)), normal(5, 2))
+    with pytest.raises(ValueError, match="`x` must have one row or more"):
+        stack([FlowModel(flow(0))], normal(0, 2))
 
 
 @pytest.mark.parametrize("options", [{"support": "positive"}, {"actnorm": True}])

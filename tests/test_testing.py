@@ -269,6 +269,22 @@ def test_a_wrong_flow_fails(law):
         testing.check_flow(WRONG_FLOWS[law](), X, skip=skip)
 
 
+def test_a_class_that_is_not_registered_breaks_the_last_law_alone():
+    class Doubled(bijectors.Bijector):
+        def __init__(self, name="doubled"):
+            super().__init__(parameters=dict(locals()), forward_min_event_ndims=1)
+
+        def _forward_and_log_det(self, x):
+            return 2 * x, tf.fill(tf.shape(x)[:-1], tf.math.log(tf.constant(4, x.dtype)))
+
+        def _inverse_and_log_det(self, y):
+            return y / 2, tf.fill(tf.shape(y)[:-1], -tf.math.log(tf.constant(4, y.dtype)))
+
+    testing.check_bijector(Doubled(), X, skip=["config"])
+    with pytest.raises(AssertionError, match=r"law 'config'.*register_keras_serializable"):
+        testing.check_bijector(Doubled(), X)
+
+
 def test_unknown_law_to_skip():
     with pytest.raises(ValueError, match="`skip` must name laws of"):
         testing.check_bijector(Wrong(), X, skip=["roundtrip"])

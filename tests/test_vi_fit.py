@@ -258,6 +258,7 @@ def test_a_target_that_mixes_rows_is_an_error(target, message):
         ({"objective": "alpha", "alpha": 1.0}, ValueError, "`alpha` must be a finite number"),
         ({"anneal": 1.0}, ValueError, "`anneal` must be 0 or more, and below 1"),
         ({"seed": 1.5}, ValueError, "`seed` must be an integer"),
+        ({"steps_per_epoch": 0}, ValueError, "`steps_per_epoch` must be a positive integer"),
         ({"callbacks": [3]}, TypeError, "`callbacks` must be"),
         ({"context": [[1.0]]}, ValueError, "`context` was given"),
         ({"posterior": tfd.Normal(0.0, 1.0)}, TypeError, "`posterior` must be made by"),

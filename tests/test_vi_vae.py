@@ -159,6 +159,7 @@ def test_a_likelihood_of_ones_own():
         ({"prior": tfd.Normal(0.0, 1.0)}, TypeError, "`prior` must be a Flow"),
         ({"likelihood": "poisson"}, ValueError, "`likelihood` must be"),
         ({"free_bits": -1.0}, ValueError, "`free_bits` must be 0 or more"),
+        ({"annealing_steps": 2.7}, ValueError, "`annealing_steps` must be a positive integer"),
     ],
 )
 def test_bad_arguments_are_one_clear_error(options, error, message):

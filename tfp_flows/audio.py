@@ -71,8 +71,8 @@ def log_mel(
             f"`wave` must have a multiple of hop={hop} samples on its last axis, and {window} or "
             f"more, for a window of {window}. Received: shape={tuple(wave.shape)}"
         )
-    if not floor > 0:
-        raise ValueError(f"`floor` must be positive. Received: floor={floor!r}")
+    if not 0 < floor < math.inf:
+        raise ValueError(f"`floor` must be positive and finite. Received: floor={floor!r}")
     before = (window - hop) // 2
     ends = [[0, 0]] * (wave.shape.rank - 1) + [[before, window - hop - before]]
     padded = tf.pad(wave, ends, "REFLECT")
@@ -182,7 +182,7 @@ def synthesize(
         )
     frames, mels = shape
     spectrogram = as_real(spectrogram, flow.dtype, "spectrogram")
-    if spectrogram.shape.rank < 2 or spectrogram.shape[-1] != mels:
+    if spectrogram.shape.rank < 2 or spectrogram.shape[-1] != mels or not spectrogram.shape[-2]:
         raise ValueError(
             f"`spectrogram` must have shape (..., frames, {mels}). "
             f"Received: shape={tuple(spectrogram.shape)}"

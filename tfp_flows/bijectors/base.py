@@ -170,12 +170,24 @@ class Bijector(Copyable, tfb.Bijector, metaclass=_Construction):
     def _forward(self, x: tf.Tensor, **kwargs: tf.Tensor) -> tf.Tensor:
         y, log_det = self._forward_and_log_det(x, **kwargs)
         remember_forward_log_det(self, x, log_det, **kwargs)
-        return y
+        return self._without_missing(y, self.forward_min_event_ndims, **kwargs)
 
     def _inverse(self, y: tf.Tensor, **kwargs: tf.Tensor) -> tf.Tensor:
         x, log_det = self._inverse_and_log_det(y, **kwargs)
         remember_inverse_log_det(self, y, log_det, **kwargs)
-        return x
+        return self._without_missing(x, self.inverse_min_event_ndims, **kwargs)
+
+    def _without_missing(self, value: tf.Tensor, ndims: int, context: Any = None) -> tf.Tensor:
+        """NaN for values given a context that has a NaN: these are no draws."""
+        if context is None or self.context_size is None:
+            return value
+        context = tf.convert_to_tensor(context)
+        if not context.dtype.is_floating:
+            return value
+        context_ndims = len(check_shape(self.context_size, "context_size"))
+        zero = mark_missing(tf.zeros([], value.dtype), context, context_ndims)
+        index = (..., *[tf.newaxis] * ndims)
+        return value + zero[index]
 
     def _forward_log_det_jacobian(self, x: tf.Tensor, **kwargs: tf.Tensor) -> tf.Tensor:
         return self._forward_and_log_det(x, **kwargs)[1]

@@ -8,13 +8,21 @@ from typing import Any
 import numpy as np
 
 from tfp_flows.diagnostics.uniformity import Uniformity, check_uniform
+from tfp_flows.ops.seeds import check_seed
 
-__all__ = ["coverage", "draws_and_truth", "pit", "sbc", "tarp"]
+__all__ = ["as_numbers", "coverage", "draws_and_truth", "pit", "sbc", "tarp"]
+
+
+def as_numbers(name: str, array: Any) -> np.ndarray:
+    """The array in float64; a ValueError that names it if a value is masked."""
+    if np.ma.is_masked(array):
+        raise ValueError(f"`{name}` must have no masked values. Received: some")
+    return np.asarray(array, "float64")
 
 
 def draws_and_truth(draws: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
     """Draws `(s, n, D)` and truth `(n, D)` in float64, checked; one column may stand without D."""
-    draws, truth = np.asarray(draws, "float64"), np.asarray(truth, "float64")
+    draws, truth = as_numbers("draws", draws), as_numbers("truth", truth)
     if truth.ndim == 1 and draws.ndim == 2:
         draws, truth = draws[..., None], truth[:, None]
     if truth.ndim != 2 or draws.ndim != 3 or draws.shape[1:] != truth.shape or not draws.size:
@@ -40,7 +48,7 @@ def _ranks(draws: np.ndarray, truth: np.ndarray, rng: np.random.Generator) -> np
 
 def _uniform(draws: np.ndarray, truth: np.ndarray, seed: int) -> np.ndarray:
     """Ranks over their number, at a random place within their step: exactly uniform if right."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_seed(seed))
     ranks = _ranks(draws, truth, rng)
     return (ranks + rng.uniform(size=ranks.shape)) / (len(draws) + 1)
 
@@ -114,7 +122,7 @@ def sbc(
       >>> ranks     # (200, 2)
     """
     draws, truth = draws_and_truth(draws, truth)
-    ranks = _ranks(draws, truth, np.random.default_rng(seed))
+    ranks = _ranks(draws, truth, np.random.default_rng(check_seed(seed)))
     values = _uniform(draws, truth, seed)
     title = "simulation-based calibration"
     return ranks, check_uniform(values, title=title, names=names, confidence=confidence, seed=seed)
@@ -175,9 +183,11 @@ def tarp(
     """
     draws, truth = draws_and_truth(draws, truth)
     if references is None:
-        shift = np.random.default_rng(seed).integers(1, len(truth)) if len(truth) > 1 else 0
+        shift = (
+            np.random.default_rng(check_seed(seed)).integers(1, len(truth)) if len(truth) > 1 else 0
+        )
         references = np.roll(truth, shift, 0)
-    references = np.asarray(references, "float64")
+    references = as_numbers("references", references)
     if references.shape != truth.shape:
         raise ValueError(
             f"`references` must have shape {truth.shape}. Received: {references.shape}"

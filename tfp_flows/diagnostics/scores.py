@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfp_flows.diagnostics.calibration import draws_and_truth
+from tfp_flows.diagnostics.calibration import as_numbers, draws_and_truth
 from tfp_flows.ops.checks import positive_int
+from tfp_flows.ops.seeds import check_seed
 
 __all__ = ["TwoSample", "c2st", "crps", "energy_score"]
 
@@ -97,7 +98,7 @@ def c2st(first: Any, second: Any, *, folds: int = 5, seed: int = 0) -> TwoSample
         raise ImportError(
             "`c2st` needs scikit-learn: install tfp_flows with the extra `diagnostics`."
         ) from error
-    first, second = np.asarray(first, "float64"), np.asarray(second, "float64")
+    first, second = as_numbers("first", first), as_numbers("second", second)
     if first.ndim != 2 or first.shape != second.shape:
         raise ValueError(
             "`first` and `second` must have one shape, (n, D). "
@@ -106,6 +107,7 @@ def c2st(first: Any, second: Any, *, folds: int = 5, seed: int = 0) -> TwoSample
     both = np.concatenate([first, second])
     if not np.isfinite(both).all():
         raise ValueError("`first` and `second` must be finite. Received: infinite values or NaN")
+    check_seed(seed)
     if not 2 <= positive_int(folds, "folds") <= len(first):
         raise ValueError(
             f"`folds` must be from 2 to the number of rows, {len(first)}. Received: folds={folds}"

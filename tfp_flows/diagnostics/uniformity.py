@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from tensorflow_probability import distributions as tfd
 
+from tfp_flows.ops.seeds import check_seed
+
 __all__ = ["Uniformity", "check_uniform"]
 
 _LEVELS = 99
@@ -108,7 +110,7 @@ def check_uniform(
     below = np.minimum(np.cumsum(binomial.prob(np.arange(n + 1.0)[:, None]), 0), 1.0)
     above = np.concatenate([np.ones_like(below[:1]), 1 - below[:-1]])  # P(count >= c)
     tails = 2 * np.minimum(below, above)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_seed(seed))
     steps = rng.multinomial(n, np.full(_LEVELS + 1, 1 / (_LEVELS + 1)), _SIMULATIONS)
     simulated = np.cumsum(steps, 1)[:, :-1]  # (S, L)
     extremes = np.sort(tails[simulated, np.arange(_LEVELS)].min(1))

@@ -10,6 +10,8 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows.distributions.stacked import Stacked, stacking_weights
+from tfp_flows.model.arguments import require_rows
+from tfp_flows.model.data import check_rows
 from tfp_flows.model.flow_model import FlowModel
 
 __all__ = ["stack", "unstack"]
@@ -53,8 +55,11 @@ def stack(
       >>> both = stack(models, x[:100])
       >>> both.predict(x[:3])
     """
-    if not models:
-        raise ValueError("`models` must hold one FlowModel or more. Received: none")
+    if not (isinstance(models, Sequence) and models):
+        received = "none" if isinstance(models, Sequence) else f"a {type(models).__name__}"
+        raise ValueError(f"`models` must hold one FlowModel or more. Received: {received}")
+    check_rows(x=x, context=context)
+    require_rows(x)
     for i, one in enumerate(others):
         if not one.trainable_variables:
             raise ValueError(

@@ -38,12 +38,17 @@ def stateless_seed(seed: Any | None) -> Any | None:
             f"Received: seed={seed!r}"
         )
     if isinstance(seed, tf.Tensor) and seed.shape == () and seed.dtype.is_integer:
-        return tf.stack([0, tf.cast(tf.cast(seed, tf.int64) % 2**31, tf.int32)])
+        return tf.cast(_two(tf.cast(seed, tf.int64)), tf.int32)
     if isinstance(seed, np.ndarray) and seed.shape == () and seed.dtype.kind in "iu":
         seed = int(seed)
     if isinstance(seed, numbers.Integral) and not in_vectorized_map():
-        return tf.constant([0, int(seed) % 2**31], tf.int32)
+        return tf.constant(_two(int(seed)), tf.int32)
     return seed
+
+
+def _two(seed: Any) -> list[Any]:
+    """Two numbers of 31 bits, of which the first is 0 for seeds of as many."""
+    return [seed // 2**31 % 2**31, seed % 2**31]
 
 
 def is_stateless_seed(seed: Any) -> bool:

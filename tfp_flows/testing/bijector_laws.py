@@ -231,6 +231,6 @@ BIJECTOR_LAWS: dict[str, Callable[[Case], None]] = {
     "tracking": _tracking,
     "chain": _chain,
     "one pass": _one_pass,
-    "config": config,
     "Jacobian zeros": _jacobian_zeros,
+    "config": config,  # Last, for it breaks where a class is not registered.
 }

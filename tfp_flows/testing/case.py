@@ -109,7 +109,11 @@ def count_calls(run: Callable[[], Any]) -> dict[int, int]:
 
 def config(case: Case) -> None:
     """Saved as a config and built again, with the same weights, it is the same."""
-    config = json.loads(json.dumps(serialization.serialize(case.subject)))
+    try:
+        config = json.loads(json.dumps(serialization.serialize(case.subject)))
+    except TypeError as error:
+        hint = "a class of your own must be registered by keras.saving.register_keras_serializable"
+        fail(case, "config", f"{error} For that, {hint}; `skip` leaves this law out.")
     copy = serialization.deserialize(config)
     for new, old in zip(copy.variables, case.subject.variables, strict=True):
         new.assign(old)

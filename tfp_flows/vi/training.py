@@ -133,7 +133,9 @@ def fit(
         bridge=math.ceil(_share(anneal) * steps),
         seed=seed,
     )
-    epochs = math.ceil(steps / positive_int(steps_per_epoch or _STEPS_AN_EPOCH, "steps_per_epoch"))
+    if steps_per_epoch is not None:
+        positive_int(steps_per_epoch, "steps_per_epoch")
+    epochs = math.ceil(steps / (steps_per_epoch or _STEPS_AN_EPOCH))
     count = steps_per_epoch or math.ceil(steps / epochs)
     density.check(*model.draw(_CHECKED_ROWS))
     if start and not anneal and context is None:

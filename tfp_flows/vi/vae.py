@@ -107,7 +107,7 @@ class FlowVAE(SavedWhole):
         self.latent_size = positive_int(latent_size, "latent_size")
         self.likelihood = likelihood
         self.free_bits = free_bits
-        self.annealing_steps = int(annealing_steps)
+        self.annealing_steps = annealing_steps and positive_int(annealing_steps, "annealing_steps")
         self.seed = check_seed(seed) or 0
         features = int(encoder.output_shape[-1])
         if not isinstance(posterior, Flow):
