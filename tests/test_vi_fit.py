@@ -9,6 +9,7 @@ from vi_models import EIGHT_SCHOOLS, gaussian
 
 from tfp_flows import FlowModel, vi
 from tfp_flows.vi.objectives import OBJECTIVES
+from tfp_flows.vi.start import closest_gaussian
 
 tfd = tfp.distributions
 
@@ -270,3 +271,20 @@ def test_bad_arguments_are_one_clear_error(options, error, message):
     given = {"target": target, "posterior": gaussian("float32"), "verbose": 0, **options}
     with pytest.raises(error, match=message):
         vi.fit(given.pop("target"), given.pop("posterior"), **given)
+
+
+def test_the_start_leaves_a_saddle():
+    """As 0 is one of two layers' weights, and denser than all points but for those found there."""
+    matrix = tf.constant(np.random.default_rng(0).normal(size=(5, 2)) @ np.ones((2, 5)), "float64")
+
+    def log_prob(z):
+        first, second = tf.reshape(z[:, :10], [-1, 5, 2]), tf.reshape(z[:, 10:], [-1, 2, 5])
+        misses = tf.reduce_sum((first @ second - matrix) ** 2, [1, 2])
+        return -0.5 * tf.reduce_sum(z**2, -1) - 50 * misses
+
+    points = np.random.default_rng(1).normal(size=(64, 20))
+    points[0] = 0
+    values = log_prob(tf.constant(points)).numpy()
+    assert values.argmax() == 0
+    mean, _ = closest_gaussian(log_prob, points, seed=0)
+    assert log_prob(tf.constant(mean[None])).numpy() > values.max() + 100

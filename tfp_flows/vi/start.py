@@ -9,7 +9,8 @@ import tensorflow as tf
 
 __all__ = ["closest_gaussian", "points_of"]
 
-_CLIMBS = 30
+_STARTS = 3  # Of which the densest may be a saddle, as 0 is for weights of networks.
+_CLIMBS = 100
 _REFINEMENTS = 30
 _PAIRS = 128  # Of draws and their mirror images.
 _MAX_SIZE = 256  # Of D columns, 2 D gradients make a matrix of second derivatives.
@@ -54,9 +55,9 @@ def closest_gaussian(
 ) -> Gaussian | None:
     """Mean `m` and factor `L` of a Gaussian `N(m, L Lᵀ)` near the target, or None.
 
-    Newton's method climbs from the densest of some points, and at every point on its way there is
-    a Gaussian with the curvature of the target. From the one with the highest ELBO, and from a
-    standard normal, steps of the natural gradient lead on towards the Gaussian with the smallest
+    Newton's method climbs from the three densest of some points, and at every point on its ways
+    there is a Gaussian with the curvature of the target. From those with the highest ELBO, and from
+    a standard normal, steps of the natural gradient lead on towards the Gaussian with the smallest
     KL(q ‖ p). In coordinates in which q is standard normal, so with `z = m + L e` and
     `g = Lᵀ ∂log p/∂z`, that is where `E[g] = 0` and `E[e gᵀ] = -1`. Of all on the way, the one with
     the highest ELBO is taken: the mode alone may be the worst, as in funnels, where the density
@@ -80,17 +81,16 @@ def closest_gaussian(
     density = _Density(target, size, first.dtype)
     noise = np.random.default_rng(seed).normal(size=(_PAIRS, size))
     noise = np.concatenate([noise, -noise])
-    starts = [_climb(density, first, noise), (np.zeros(size), np.eye(size))]
+    densest = first[np.argsort(-density.log_prob(first))[:_STARTS]].astype("float64")
+    starts = [*(_climb(density, z, noise) for z in densest), (np.zeros(size), np.eye(size))]
     found = [_refine(density, start, noise) for start in starts if start is not None]
     elbo, best = max(found, key=lambda pair: pair[0])
     return best if np.isfinite(elbo) else None
 
 
-def _climb(density: _Density, first: Array, noise: Array) -> Gaussian | None:
-    """The best Gaussian on the way of Newton's method."""
-    values = density.log_prob(first)
-    z, now = first[int(np.argmax(values))].astype("float64"), values.max()
-    size = len(z)
+def _climb(density: _Density, z: Array, noise: Array) -> Gaussian | None:
+    """The best Gaussian on the way of Newton's method from a point."""
+    size, now = len(z), density.log_prob(z[None])[0]
     steps = np.full(size, 1e-2)
     best, elbo_of_best = None, -np.inf
     for _ in range(_CLIMBS):

@@ -21,7 +21,7 @@ from tfp_flows.vi.joints import Joint, check_joint, part_names, unflatten
 __all__ = ["Surrogate", "SurrogateOptions", "check_flow", "posterior_flow", "surrogate"]
 
 _GAUSSIANS = ("full_rank", "mean_field")
-_DEFAULTS: dict[str, Any] = {"layers": 4, "hidden_units": (64, 64)}
+_LAYERS, _WIDTH = 4, 64  # By default; networks are as wide as there are columns, at least.
 
 
 class SurrogateOptions(AutoregressiveOptions, CouplingOptions, total=False):
@@ -157,9 +157,9 @@ def surrogate(
       flow: `"mean_field"` or `"full_rank"` for a Gaussian with independent or with correlated
         columns; a family by its name in `flows.names()`; or a `Flow` with events (D,). For
         sampling, which `vi.fit` does, "iaf" and couplings are cheap.
-      **options: those of the family, with fewer `layers` (4) and `hidden_units` (64, 64) by
-        default. With `context_size` or `embedding` the posterior is amortized: it is one for every
-        context. The dtype is that of the joint.
+      **options: those of the family, by default with 4 `layers` and two `hidden_units` as wide as
+        there are columns, at least 64. With `context_size` or `embedding` the posterior is
+        amortized: it is one for every context. The dtype is that of the joint.
 
     Raises:
       TypeError: `joint` is no joint distribution, or the family does not take an option.
@@ -216,7 +216,8 @@ def posterior_flow(name: str, size: int, dtype: tf.DType, options: SurrogateOpti
         raise ValueError(f"`flow` must be a Flow or one of {sorted(known)}. Received: {name!r}")
     if name in _GAUSSIANS:
         return _gaussian(name, size, dtype, options)
-    made = flows.get(name, size, **{**_DEFAULTS, **options, "dtype": dtype.name})
+    defaults = {"layers": _LAYERS, "hidden_units": (max(_WIDTH, size),) * 2}
+    made = flows.get(name, size, **{**defaults, **options, "dtype": dtype.name})
     return made.copy(bijector=tfb.Chain([Whitening(size, dtype), made.bijector]))
 
 
@@ -238,7 +239,7 @@ def _gaussian(name: str, size: int, dtype: tf.DType, options: SurrogateOptions) 
             f"Received: {sorted(unknown)}"
         )
     context_size, seed = options.get("context_size"), options.get("seed")
-    hidden_units = options.get("hidden_units", _DEFAULTS["hidden_units"])
+    hidden_units = options.get("hidden_units", (_WIDTH,) * 2)
     given = {"context_size": context_size, "dtype": dtype, "seed": seed}
     if name == "full_rank":
         layer = LU(size, conditioner=hidden_units, **given)
