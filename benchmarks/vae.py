@@ -2,16 +2,16 @@
 
     python benchmarks/vae.py                             # binarized MNIST, 30 minutes each
     python benchmarks/vae.py --posteriors iaf --minutes 5
-    python benchmarks/vae.py --data freyfaces --posteriors iaf --minutes 15 \
-        --annealing 500 --latent 32 --units 160 --dropout 0.1
+    python benchmarks/vae.py --data freyfaces --posteriors iaf --minutes 15
 
 MNIST is binarized once, each pixel being 1 with its grey value as probability, by NumPy's
 `default_rng(0)`; 50,000 images to train, 10,000 to validate, 10,000 to test. Frey Faces, 28 x 20
 pixels of 256 values, are shuffled and split into 1,565, 200 and 200, and the likelihood is a
-discretized logistic mixture of each pixel. Both posteriors have the same encoder and decoder, and
-the same minutes of processor time; the learning rate falls with them along a cosine. Weights are
-those of the epoch with the best ELBO of validation images. Printed are -ELBO of test images, in
-nats or in bits per dimension, and the importance-weighted likelihood.
+discretized logistic mixture of each pixel; README.md has the options that suit them. Both
+posteriors have the same encoder and decoder, and the same minutes of processor time; the learning
+rate falls with them along a cosine. Weights are those of the epoch with the best ELBO of validation
+images. Printed are -ELBO of test images, in nats or in bits per dimension, and the
+importance-weighted likelihood.
 """
 
 from __future__ import annotations
