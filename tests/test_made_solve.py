@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from helpers import normal
+from helpers import normal, randomize
 
 from tfp_flows import bijectors, flows
 
@@ -98,3 +98,21 @@ def test_layers_share_what_is_compiled_to_sample_them():
     graph = tf.function(lambda: flow.sample(10, seed=0)).get_concrete_function().graph
     functions = graph.as_graph_def().library.function
     assert sum(f.attr["_XlaMustCompile"].b for f in functions) == 1
+
+
+def test_gradients_inside_of_loops_of_graphs():
+    """As samplers of MCMC take them: what XLA compiles cannot hand out what its loops keep."""
+    layer = randomize(bijectors.MaskedAutoregressive(3, transformers.Affine(), (8,), seed=0))
+    start = tf.constant(normal(4, 3))
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(layer.forward(x) ** 2)
+        return x - 0.01 * tape.gradient(y, x)
+
+    @tf.function
+    def in_loop(x):
+        return tf.while_loop(lambda i, _: i < 3, lambda i, x: (i + 1, step(x)), (0, x))[1]
+
+    np.testing.assert_allclose(in_loop(start), step(step(step(start))), rtol=1e-5, atol=1e-6)

@@ -30,7 +30,7 @@ BESIDE = {
     "_version": (),
     "audio": ("ops", "distributions"),
     "datasets": ("distributions",),
-    "diagnostics": (),
+    "diagnostics": ("ops",),
     "serialization": ("ops", "bijectors", "distributions"),
     "testing": ("ops", "networks", "bijectors", "distributions", "serialization"),
     "plots": ("ops", "distributions", "model"),

@@ -289,3 +289,15 @@ def test_the_start_leaves_a_saddle():
     assert values.argmax() == 0
     mean, _ = closest_gaussian(log_prob, points, seed=0)
     assert log_prob(tf.constant(mean[None])).numpy() > values.max() + 100
+
+
+def test_independent_columns_start_where_their_divergence_is_least():
+    covariance = np.array([[1.0, 0.99], [0.99, 1.0]])
+    target = tfd.MultivariateNormalTriL([1.0, -1.0], np.linalg.cholesky(covariance).astype("f4"))
+    joint = tfd.JointDistributionSequential([tfd.Sample(tfd.Normal(0.0, 1.0), 2)])
+    posterior = vi.surrogate(joint, "mean_field")
+    vi.fit(lambda v: target.log_prob(v[0]), posterior, steps=1, verbose=0)
+    found = vi.diagnose(lambda v: target.log_prob(v[0]), posterior, draws=20_000)
+    precisions = np.diag(np.linalg.inv(covariance))
+    least = 0.5 * (np.log(precisions).sum() + np.linalg.slogdet(covariance)[1])
+    assert abs(found.elbo + least) < 0.05

@@ -65,6 +65,8 @@ def call_compiled(
     if count_accumulators(*tensors):  # Forward mode does not follow what is not recorded.
         return function(key, *tensors)
     if in_while_loop():  # Where a gradient of one's own has no second derivative.
+        if gradient is None:  # And that of loops inside cannot leave what is compiled.
+            return function(key, *tensors)
         return _call(function, key, tensors, static_shapes, shapes)
     if gradient is None:
         if not tf.inside_function():

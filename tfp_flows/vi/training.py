@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_flows.bijectors import Whitening
 from tfp_flows.model import FlowModel, arguments
 from tfp_flows.model.execution import StepsAtATime
 from tfp_flows.model.guard import all_finite
@@ -20,7 +21,7 @@ from tfp_flows.ops.checks import check_context, one_of, positive_int
 from tfp_flows.ops.internals import loss_tracker
 from tfp_flows.ops.seeds import check_seed
 from tfp_flows.vi.objectives import GRADIENTS, OBJECTIVES, estimate
-from tfp_flows.vi.start import closest_gaussian, points_of
+from tfp_flows.vi.start import closest_gaussian, independent, points_of
 from tfp_flows.vi.targets import Posterior, Target
 
 __all__ = ["fit"]
@@ -289,6 +290,8 @@ def _start(target: Target, model: Variational, seed: int) -> None:
     first = np.concatenate([np.zeros_like(drawn[:1]), drawn])
     gaussian = closest_gaussian(target, first, seed)
     if gaussian is not None:
+        if any(isinstance(b, Whitening) and b.diagonal for b in target.flow.submodules):
+            gaussian = independent(gaussian)
         target.flow.adapt(points_of(gaussian), again=False)
 
 
