@@ -109,6 +109,21 @@ def test_categories_beside_numbers(folder):
     assert "1 of 120 rows" in run("score", out, folder / "eel.csv", "--skip-bad").stderr
 
 
+def test_truth_values_as_context(folder):
+    table = make_table().assign(smokes=lambda table: table["age"] > 40)
+    path, out = folder / "smokers.csv", folder / "smokers"
+    table.to_csv(path, index=False)
+    asked = ["--columns", "height,weight", "--context", "smokes", "--plain"]
+    assert run("fit", path, "--out", out, *QUICK, *asked).exit_code == 0
+    table[["smokes"]].to_csv(folder / "context.csv", index=False)
+    table[["smokes"]].astype(float).to_csv(folder / "numbers.csv", index=False)
+    drawn = [
+        run("sample", out, "--context", folder / name, "-n", 2, "--seed", 0).stdout
+        for name in ("context.csv", "numbers.csv")
+    ]
+    assert drawn[0] == drawn[1] and drawn[0].count("\n") == 121
+
+
 def test_rows_without_a_number_are_left_out_and_numbered_as_in_the_table(folder):
     table = make_table(70)
     table.loc[[0, 5], "weight"] = np.nan

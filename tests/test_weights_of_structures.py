@@ -89,6 +89,21 @@ def test_weights_that_fit_but_mean_something_else_are_refused(other, tmp_path):
         FlowModel.from_config(spline(**other).get_config()).load_weights(path)
 
 
+def test_damaged_weights_are_one_clear_error(tmp_path):
+    path = tmp_path / "f.weights.h5"
+    one = randomize(spline())
+    one.save_weights(path)
+    whole, before = path.read_bytes(), one.get_weights()
+    for damaged in (whole[: len(whole) // 2], b"", b"text" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is no file of weights, or it is damaged"):
+            one.load_weights(path)
+    for weight, old in zip(one.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    with pytest.raises(FileNotFoundError):
+        one.load_weights(tmp_path / "none.weights.h5")
+
+
 def test_weights_of_layers_and_variables_of_ones_own_come_back(tmp_path):
     """Keras counts up the names of layers, and a file makes another class of such variables."""
 

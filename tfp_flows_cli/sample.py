@@ -54,7 +54,7 @@ def sample(
         c = None
         if frame is not None and context is not None:
             recipe = recipe.named_by(frame, context, ["context"])
-            c = values.numbers(frame, recipe.context, context)
+            c = values.numbers(frame, recipe.context, context, truth_values=True)
         seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
         drawn = fitted.sample(flow, n, c, seed)
         parts = [*([] if c is None else np.repeat(c, n, axis=0).T), *recipe.written(drawn)]

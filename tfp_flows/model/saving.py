@@ -56,13 +56,21 @@ class SavableModel(SavedWhole, MaximumLikelihood):
           ValueError: the weights are of another architecture, as other classes, bounds, bases or
             activations make it, or of other masks, orders or permutations, as another seed makes
             them; or the file is damaged. The weights are then as before.
+          FileNotFoundError: there is no such file.
         """
         self._is_from_config = False  # The file need not be that of the config.
         self.build_optimizer()  # Keras leaves out an optimizer that has no variables yet.
         state = [*self.variables, *(self.optimizer.variables if self.compiled else ())]
         self._refusal = None
         with kept_on_error(state):
-            super().load_weights(filepath, skip_mismatch=skip_mismatch, **options)
+            try:
+                super().load_weights(filepath, skip_mismatch=skip_mismatch, **options)
+            except (FileNotFoundError, PermissionError, IsADirectoryError):
+                raise
+            except (OSError, KeyError, RuntimeError) as error:  # Of HDF5, by where it is damaged.
+                raise ValueError(
+                    f"{os.fspath(filepath)!r} is no file of weights, or it is damaged: {error}"
+                ) from error
 
     def save_own_variables(self, store: Any) -> None:
         """Add the fixed structure to the weights of the model itself, as hashes of its parts."""
