@@ -60,8 +60,8 @@ def check_varies(constant: np.ndarray, dtype: str | tf.DType, name: str, names: 
     if len(found):
         raise ValueError(
             f"`{name}` must vary in every column. Received: a constant column, "
-            f"{column_name(found[0], names)}, which has no density, or one that varies in hardly a "
-            f"digit of {tf.as_dtype(dtype).name}: subtract its offset, or use float64"
+            f"{column_name(found[0], names)}, which has no density, or one that varies in no digit "
+            f"of {tf.as_dtype(dtype).name}: subtract its offset, or use float64"
         )
 
 
