@@ -283,6 +283,7 @@ def test_columns_of_tables_keep_the_order_of_training(by, tmp_path):
                 lambda m: m.log_prob(swapped, context),
                 lambda m: m.score(swapped, context),
                 lambda m: m.predict((context, swapped), verbose=0),
+                lambda m: m.fit(context, swapped, verbose=0),
                 lambda m: m.fit(context, X, validation_data=(context, swapped), verbose=0),
             ],
             "context": [

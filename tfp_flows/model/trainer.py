@@ -77,6 +77,7 @@ class MaximumLikelihood(Likelihood):
         arguments.check_batch_size(batch_size)
         arguments.check_batch_size(validation_batch_size, "validation_batch_size")
         arguments.require_rows(x)
+        self.columns.check(*_context_and_events(x, y))  # What `adapt` saw, or an earlier `fit`.
         self.columns.keep(*_context_and_events(x, y))
         if validation_data is not None:
             validation_data = self._check_validation_data(validation_data)
