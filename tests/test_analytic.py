@@ -81,6 +81,8 @@ def test_scalar_arguments(make):
     positive = tfp.util.TransformedVariable(tf.constant(0.7, "float64"), tfb.Exp())
     for value in (np.float64(0.7), tf.constant(0.7, "float64"), tf.Variable(0.7, dtype="float64")):
         np.testing.assert_allclose(make(value).forward(x), expected, rtol=1e-12)
+    each = make(np.full([1], 0.7))  # An array has its own dtype.
+    np.testing.assert_allclose(each.forward(x), expected, rtol=1e-12)
     bijector = make(positive)
     np.testing.assert_allclose(bijector.forward(x), expected, rtol=1e-12)
     assert len(bijector.trainable_variables) == 1

@@ -36,6 +36,8 @@ def _parameter(value: Any, name: str, *, positive: bool = False) -> Any:
             need = "positive and finite" if positive else "finite"
             raise ValueError(f"`{name}` must be {need}. Received: {name}={value!r}")
         return value
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":  # The hint would round it.
+        return tf.convert_to_tensor(value, name=name)
     return convert_nonref_to_tensor(value, dtype_hint=tf.float32, name=name)
 
 

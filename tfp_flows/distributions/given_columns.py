@@ -20,7 +20,7 @@ class GivenColumns(NotReparameterized):
 
     log_prob: `log p(x_rest, values) - log_normalizer`, in nats, with the joint density as it was
     sample: weighted points by their weights, and on a grid anywhere in their cell
-    mean, covariance, stddev, variance: of the weighted points
+    mean, covariance, stddev, variance: of the weighted points, on a grid spread over their cells
 
     Beyond 1e-7 of the mass at each end a grid has no points, and beyond two columns draws do not
     come to the ends of tails heavier than those of Student's t: of heavy tails moments are too
