@@ -300,5 +300,9 @@ def test_columns_of_tables_keep_the_order_of_training(by, tmp_path):
         expected = model.log_prob(events, context)
         for same in (other, X):
             np.testing.assert_array_equal(model.log_prob(same, context), expected)
+    for wrong in (swapped.assign(c=1.0), swapped.assign(a=np.nan)):  # What is refused says nothing.
+        with pytest.raises(ValueError):
+            made.fit(context, wrong, verbose=0)
+        np.testing.assert_array_equal(made.log_prob(events, context), expected)
     made.adapt(turned, swapped)  # Anew.
     assert np.isfinite(made.log_prob(swapped, turned)).all()

@@ -102,6 +102,18 @@ def test_data_and_networks_of_any_dtype(likelihood, dtype):
             np.testing.assert_allclose(vae.log_prob(data, draws=3), expected, rtol=1e-5)
 
 
+def test_grey_values_are_no_shares():
+    vae = vi.FlowVAE(encoder(), decoder(), 2, "mean_field", seed=0)
+    vae.compile("adam")
+    x = np.full((8, 4), 255, "uint8")
+    for call in (vae.fit, vae.evaluate):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="`x` must hold shares"):
+            call(x, verbose=0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`x` must hold shares"):
+        vae.log_prob(x)
+    assert np.isfinite(vae.fit(x / 255, verbose=0).history["loss"]).all()
+
+
 def test_an_autoencoder_that_cannot_be_saved_leaves_the_older_file(tmp_path):
     path = tmp_path / "vae.keras"
     linear(seed=0).save(path)

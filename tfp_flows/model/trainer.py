@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfp_flows.distributions.dequantized import bits_per_dim
 from tfp_flows.model import arguments
 from tfp_flows.model.arrays import is_array
+from tfp_flows.model.column_names import ColumnNames
 from tfp_flows.model.data import (
     arrays_of,
     check_finite,
@@ -77,8 +78,6 @@ class MaximumLikelihood(Likelihood):
         arguments.check_batch_size(batch_size)
         arguments.check_batch_size(validation_batch_size, "validation_batch_size")
         arguments.require_rows(x)
-        self.columns.check(*_context_and_events(x, y))  # What `adapt` saw, or an earlier `fit`.
-        self.columns.keep(*_context_and_events(x, y))
         if validation_data is not None:
             validation_data = self._check_validation_data(validation_data)
         given = {"x": x, "y": y, "sample_weight": sample_weight, "validation_data": validation_data}
@@ -89,6 +88,11 @@ class MaximumLikelihood(Likelihood):
         self._check_shapes(x, y, sample_weight)
         self.check_trainable()
         arguments.require_compiled(self, "fit")
+        columns = ColumnNames(self.columns.known)
+        columns.keep(*_context_and_events(x, y))
+        if isinstance(validation_data, tuple):
+            columns.check(*_context_and_events(*validation_data[:2]))
+        self.columns = columns
         x = self._initialize(x, y, validation_split)
         if isinstance(validation_data, tuple):
             validation_data = pack(*validation_data)

@@ -165,6 +165,9 @@ class FlowVAE(SavedWhole):
         likelihood = self.given_latent(z, training)
         # Zeros and ones may be integers; what a function of the user's own takes, it says itself.
         x = x if callable(self.likelihood) else tf.cast(x, likelihood.dtype)
+        if self.likelihood == "bernoulli":  # Beyond 1 its logarithm has no bound.
+            need = "`x` must hold shares from 0 to 1 for likelihood='bernoulli': divide it."
+            tf.debugging.assert_less_equal(tf.abs(2 * x - 1), tf.ones([], x.dtype), need)
         log_likelihood = tf.cast(likelihood.log_prob(x), z.dtype)
         if log_likelihood.shape.rank != 2:
             raise ValueError(
