@@ -23,7 +23,8 @@ _PAIRS = 2**22  # Of events and rows at a time: bounds the memory.
 class KernelDensity(NotReparameterized):
     """A kernel density estimate: equal normals, with one covariance, around the rows of a table.
 
-    `p(x) = 1/n Σ_i N(x; x_i, h² C)`, with the covariance `C` of the rows. `set_rows` takes rows
+    `p(x) = 1/n Σ_i N(x; x_i, h² C)`, with the covariance `C` of the rows, and a millionth of its
+    diagonal more. `set_rows` takes rows
     and bandwidth `h`; before, all rows are 0, and `C` and `h` are 1. A density costs one distance
     to each row.
 
