@@ -24,9 +24,8 @@ class KernelDensity(NotReparameterized):
     """A kernel density estimate: equal normals, with one covariance, around the rows of a table.
 
     `p(x) = 1/n Σ_i N(x; x_i, h² C)`, with the covariance `C` of the rows, and a millionth of its
-    diagonal more. `set_rows` takes rows
-    and bandwidth `h`; before, all rows are 0, and `C` and `h` are 1. A density costs one distance
-    to each row.
+    diagonal more. `set_rows` takes rows and bandwidth `h`; before, all rows are 0, and `C` and `h`
+    are 1. A density costs one distance to each row.
 
     Shapes: events `(event_size,)`; of the weights, the rows `(rows, event_size)` and a triangle of
     `C` are not trained, and the logarithm of `h` may be, on other rows than these.
