@@ -28,6 +28,7 @@ __all__ = ["FlowVAE"]
 
 Likelihood = Callable[[tf.Tensor], tfd.Distribution]
 _OF_KERAS = ("encoder", "decoder", "likelihood")  # Arguments that Keras saves.
+_ROUNDING = 1e-3  # How far beyond 0 and 1 a share may be, as resized images are.
 _WEIGHTED_ROWS = 1024  # Times draws: how many events at once.
 
 
@@ -51,7 +52,8 @@ class FlowVAE(SavedWhole):
         features as context; or a `Flow` with `context_size=C`.
       prior: a `Flow` with events `(latent_size,)`, trained with the rest, "maf" for example in
         `flows.maf(latent_size)`; a standard normal if None.
-      likelihood: "bernoulli", of which the decoder gives logits in the shape of `x`; "normal", of
+      likelihood: "bernoulli", of which the decoder gives logits in the shape of `x`, which holds
+        shares from 0 to 1, or an InvalidArgumentError is raised when it is read; "normal", of
         which it gives means, with one deviation that is learned; or a function from what the
         decoder gives, `(draws, batch, ...)`, to a distribution of `x` with batch
         `(draws, batch)`, registered with Keras to be saved.
@@ -167,7 +169,8 @@ class FlowVAE(SavedWhole):
         x = x if callable(self.likelihood) else tf.cast(x, likelihood.dtype)
         if self.likelihood == "bernoulli":  # Beyond 1 its logarithm has no bound.
             need = "`x` must hold shares from 0 to 1 for likelihood='bernoulli': divide it."
-            tf.debugging.assert_less_equal(tf.abs(2 * x - 1), tf.ones([], x.dtype), need)
+            most = tf.constant(1 + _ROUNDING, x.dtype)
+            tf.debugging.assert_less_equal(tf.abs(2 * x - 1), most, need)
         log_likelihood = tf.cast(likelihood.log_prob(x), z.dtype)
         if log_likelihood.shape.rank != 2:
             raise ValueError(
