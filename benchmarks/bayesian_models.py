@@ -1,6 +1,6 @@
 """Neural networks, a Gaussian process and a hidden Markov model: flows beside Gaussians and NUTS.
 
-    python benchmarks/bayesian_models.py                       # all five, some 40 minutes
+    python benchmarks/bayesian_models.py                       # all six, some 40 minutes
     python benchmarks/bayesian_models.py --only yacht --flows iaf --steps 2000
 
 Every posterior is fitted by `vi.fit` with the same steps and draws, TFP's affine surrogate by
@@ -158,6 +158,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "yacht": lambda: network("yacht"),
     "energy": lambda: network("energy"),
     "concrete": lambda: network("concrete"),
+    "wine": lambda: network("wine-quality-red"),
     "process": process,
     "chain": chain,
 }

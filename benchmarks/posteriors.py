@@ -2,18 +2,23 @@
 
     python benchmarks/posteriors.py                     # all six, real_nvp, full_rank, mean_field
     python benchmarks/posteriors.py --only nes kidiq --flows iaf --steps 1000
+    python benchmarks/posteriors.py --numpyro /path/to/python --seconds 40
 
 Errors of means are in deviations of the reference, of deviations in their ratio; the worst
 parameter counts. The last column says whether the diagnosis agrees: it trusts what is within 0.1
-and 5 percent, and nothing else.
+and 5 percent, and nothing else. With `--numpyro`, the Python of an environment that has NumPyro,
+its automatic guides follow, each trained for `--seconds` of processor time, by
+`posterior_workers/numpyro_guides.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -200,6 +205,8 @@ def main() -> None:
     parser.add_argument("--flows", nargs="*", default=["real_nvp", "full_rank", "mean_field"])
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--numpyro", type=Path, help="the Python of an environment with NumPyro")
+    parser.add_argument("--seconds", type=int, default=40, help="for each of its guides")
     options = parser.parse_args()
     print(
         f"{'posterior':40} {'flow':13} {'wall':>7} {'cpu':>7} {'elbo':>11} {'k_hat':>6} "
@@ -209,6 +216,11 @@ def main() -> None:
         if any(part in name for part in options.only):
             for flow in options.flows:
                 print(run(name, flow, options.steps, options.seed), flush=True)
+    if options.numpyro:
+        worker = Path(__file__).parent / "posterior_workers" / "numpyro_guides.py"
+        order = ["--seconds", str(options.seconds), "--seed", str(options.seed)]
+        command = [options.numpyro, worker, *order, "--only", *options.only]
+        subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

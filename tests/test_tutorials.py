@@ -33,12 +33,15 @@ from tfp_flows.rl.agent import Agent
 
 def short_fit(model, x, *arguments, fit=keras.Model.fit, epochs=1, **options):
     x = x.take(20) if isinstance(x, tf.data.Dataset) else x
+    model.jit_compile = False
     return fit(model, x, *arguments, epochs=min(epochs, 2), **options)
 
 def short_vi(*arguments, vi=tfp.vi.fit_surrogate_posterior, num_steps=20, **options):
+    options["jit_compile"] = False
     return vi(*arguments, num_steps=min(num_steps, 20), **options)
 
 def short_posterior(*arguments, fit=vi.fit, steps=2000, sample_size=64, **options):
+    options["jit_compile"] = False
     return fit(*arguments, steps=min(steps, 20), sample_size=16, start=False, **options)
 
 def short_chains(*arguments, neutra=vi.neutra, draws=1000, warmup=500, **options):
