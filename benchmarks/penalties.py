@@ -46,7 +46,9 @@ def rows_of(name: str, options: argparse.Namespace) -> tuple[np.ndarray, np.ndar
     return train[rng.integers(len(train), size=count)], x[:held_out], np.zeros(held_out)
 
 
-def trained(x: np.ndarray, penalties: tuple[float, float], seed: int) -> tuple[Any, float]:
+def trained(
+    x: np.ndarray, penalties: tuple[float, float], learning_rate: float, seed: int
+) -> tuple[Any, float]:
     """A flow, and the seconds that it took."""
     keras.utils.set_random_seed(seed)
     kinetic, jacobian = penalties
@@ -54,7 +56,7 @@ def trained(x: np.ndarray, penalties: tuple[float, float], seed: int) -> tuple[A
         x.shape[1], hidden_units=(64, 64), kinetic=kinetic, jacobian=jacobian, seed=seed
     )
     model = FlowModel(flow)
-    schedule = keras.optimizers.schedules.CosineDecay(3e-3, len(x) // BATCH)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, len(x) // BATCH)
     model.compile(keras.optimizers.Adam(schedule), jit_compile=True)
     began = time.perf_counter()
     model.fit(x, batch_size=BATCH, shuffle=False, verbose=0)
@@ -65,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", default=["two_moons", "pinwheel"])
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rows = []
@@ -72,7 +75,7 @@ def main() -> None:
         train, x, known = rows_of(name, options)
         first, first_gaps = None, None
         for penalties in PENALTIES:
-            flow, seconds = trained(train, penalties, options.seed)
+            flow, seconds = trained(train, penalties, options.learning_rate, options.seed)
             (field,) = (p for p in flow.submodules if isinstance(p, bijectors.Continuous))
             field.solver = "dopri5"
             log_prob = tf.function(flow.log_prob, reduce_retracing=True)

@@ -281,3 +281,40 @@ def test_in_a_loop_tensorflow_warns_of_no_traces(caplog, monkeypatch):
         flow.conditional([0], [0.1 * value])
         Flow(flow, tfb.Exp()).mode(starts=2)
     assert "retracing" not in caplog.text
+
+
+@pytest.mark.parametrize(("size", "within"), [(2, 1e-6), (3, 1e-3), (5, 0.05)])
+def test_of_angles_one_turn_is_normalized_and_drawn(size, within):
+    """Independent ones, some about the cut at ±π; and values a turn on mean the same angle."""
+    loc, concentration = np.array([0.5, 3.0, 0.0, -3.1, 1.0])[:size], np.array([2, 4, 0.5, 9, 1])
+    angles = tfd.VonMises(loc, concentration[:size].astype("float64"))
+    flow = Flow(tfd.Independent(angles, 1), tfb.Identity())
+    known = scipy.stats.vonmises(2.0, loc=0.5).logpdf(1.0)
+    for value in (1.0, 1.0 + 2 * np.pi):
+        given = flow.conditional([0], [value], points=20_000 if size == 5 else None)
+        np.testing.assert_allclose(given.log_normalizer, known, atol=3 * given.error)
+        assert given.error < within
+    drawn = tf.function(lambda: given.sample(20_000, seed=0))().numpy()
+    assert np.abs(drawn).max() <= np.pi
+    means = np.exp(1j * drawn).mean(0)
+    expected = scipy.special.ive(1, concentration) / scipy.special.ive(0, concentration)
+    error = 4 / np.sqrt(20_000 if given.ess is None else given.ess)
+    np.testing.assert_allclose(means, (expected[:size] * np.exp(1j * loc))[1:], atol=error)
+    np.testing.assert_allclose(given.log_prob(drawn[:9]), given.log_prob(drawn[:9] + 2 * np.pi))
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.0])
+def test_angles_of_a_circular_flow_given_another_are_those_of_a_sum_over_the_turn(shift):
+    flow = flows.circular_spline(2, layers=2, hidden_units=(8,), seed=0)
+    for variable in flow.trainable_variables:
+        variable.assign_add(0.2 * normal(*variable.shape))
+    flow = Flow(tfd.TransformedDistribution(flow, tfb.Shift([0.0, shift])), tfb.Identity())
+    given = flow.conditional([0], [0.5])
+    turn = np.linspace(-np.pi, np.pi, 20_000, endpoint=False, dtype="float32")[:, None]
+    density = flow.prob(np.concatenate([0.5 + 0 * turn, turn], 1)).numpy()
+    known = np.log(density.mean() * 2 * np.pi)
+    assert abs(given.log_normalizer - known) < max(given.error, 1e-4) and given.error < 1e-3
+    drawn = given.sample(20_000, seed=0).numpy()
+    assert np.ptp(drawn) <= 2 * np.pi
+    expected = (density * np.exp(1j * turn[:, 0])).sum() / density.sum()
+    np.testing.assert_allclose(np.exp(1j * drawn).mean(), expected, atol=0.02)

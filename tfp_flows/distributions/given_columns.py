@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_flows.distributions.angles import Angles
 from tfp_flows.distributions.conditional import NotReparameterized
 from tfp_flows.distributions.conditional_points import Array, Points, moments
 
@@ -34,6 +36,7 @@ class GivenColumns(NotReparameterized):
       columns: which ones are given.
       values: `(*batch, k)`.
       points: of all rows of values, one below another.
+      angles: those among the columns that are left.
       dtype: of events.
       name: name of the distribution.
 
@@ -58,12 +61,14 @@ class GivenColumns(NotReparameterized):
         columns: Sequence[int],
         values: Array,
         points: Points,
+        angles: Angles,
         *,
         dtype: tf.DType,
         name: str = "GivenColumns",
     ):
         parameters = dict(locals())
-        self._log_joint, self._points = log_joint, points
+        points = dataclasses.replace(points, x=angles.wrapped(points.x))
+        self._log_joint, self._points, self._angles = log_joint, points, angles
         size = points.x.shape[-1] + len(columns)
         self.columns = list(columns)
         self.rest = [i for i in range(size) if i not in columns]
@@ -79,7 +84,13 @@ class GivenColumns(NotReparameterized):
         points = self._points.at(index.reshape(-1))
         values = self._values.numpy().reshape(-1, len(self.columns))[index]
         return GivenColumns(
-            self._log_joint, self.columns, values, points, dtype=self.dtype, name=self.name
+            self._log_joint,
+            self.columns,
+            values,
+            points,
+            self._angles,
+            dtype=self.dtype,
+            name=self.name,
         )
 
     @classmethod
@@ -115,6 +126,7 @@ class GivenColumns(NotReparameterized):
         sizes = tf.gather(tf.constant(self._points.sizes), index, batch_dims=1)[..., tf.newaxis]
         jitter = tf.random.stateless_uniform(tf.shape(x), seeds[1], -0.5, 0.5, tf.float64)
         moved = x + tf.einsum("bij,bnj->bni", tf.constant(self._points.cells), sizes * jitter)
+        moved = self._angles.wrapped(moved)
         x, moved = (
             tf.reshape(
                 tf.cast(tf.transpose(part, [1, 0, 2]), self.dtype),

@@ -16,6 +16,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import distributions as tfd
 
+from tfp_flows.distributions.angles import Angles, find_angles
 from tfp_flows.distributions.conditional import context_shape_of
 from tfp_flows.distributions.conditional_grid import grid_points
 from tfp_flows.distributions.conditional_points import (
@@ -57,8 +58,9 @@ class JointDensity:
         where it is steep. With more, draws of a mixture that adapts to the density are weighted by
         it: self-normalized importance sampling. What neither the grid nor 16,384 draws of the
         joint density show is missed, as a mode that is rare and narrow; `error` and `ess` do not
-        know of it either. It is computed once, outside of graphs, and of a copy, unless bijectors
-        hold lambdas: then it follows what is trained later.
+        know of it either. Of columns of angles, in which the density repeats, one turn of 2π is
+        what is normalized and drawn. It is computed once, outside of graphs, and of a copy, unless
+        bijectors hold lambdas: then it follows what is trained later.
 
         Args:
           columns: numbers of the columns that are given.
@@ -128,13 +130,16 @@ def _given_columns(
         points = _DEFAULT_POINTS.get(len(rest), _DRAWS)
     if positive_int(points, "points") < 2 and len(rest) <= 2:
         raise ValueError(f"`points` must be 2 or more. Received: points={points}")
-    joint = _Joint(functools.partial(density.log_prob, **given), columns, rest, drawn.dtype)
+    log_prob = functools.partial(density.log_prob, **given)
+    angles = find_angles(log_prob, drawn)
+    joint = _Joint(log_prob, columns, rest, angles.of(rest), drawn.dtype)
     if not np.array_equal(*(density.log_prob(drawn[:64], **given) for _ in range(2))):
         raise ValueError(
             "`conditional` needs a density that is the same at every call. "
             "Received: a random one, as that of rounded values is"
         )
-    drawn, rows = drawn.numpy().astype("float64"), values.reshape(-1, len(columns))
+    drawn = drawn.numpy().astype("float64")
+    rows = angles.of(columns).wrapped(values.reshape(-1, len(columns)))
     regression = Regression(drawn[:, columns], drawn[:, rest])
     if len(rest) <= 2:
         frame, u = regression.frame(rows)
@@ -167,7 +172,7 @@ def _given_columns(
             ]
         )
         _judge(found, points)
-    return GivenColumns(joint.log_prob, columns, values, found, dtype=joint.dtype)
+    return GivenColumns(log_prob, columns, values, found, angles.of(rest), dtype=joint.dtype)
 
 
 class _Joint:
@@ -178,10 +183,10 @@ class _Joint:
         log_prob: Callable[[tf.Tensor], tf.Tensor],
         columns: list[int],
         rest: list[int],
+        angles: Angles,
         dtype: tf.DType,
     ):
-        self.log_prob, self.dtype = log_prob, dtype
-        self._columns, self._rest = columns, rest
+        self._columns, self._rest, self._angles, self.dtype = columns, rest, angles, dtype
         event = tf.TensorSpec([None, len(columns) + len(rest)], dtype)
 
         def with_slope(x: tf.Tensor) -> list[tf.Tensor]:
@@ -197,13 +202,14 @@ class _Joint:
         )
 
     def log_density(self, x: Array, rows: Array) -> Array:
-        """Of `(B, P, r)`, each B with its row of values: `(B, P)`."""
-        return self._at(self._value, x, rows)[0]
+        """Of `(B, P, r)`, each B with its row of values: `(B, P)`; of angles, in the window."""
+        return self._at(self._value, x, rows)[0] + self._angles.log_window(x)[0]
 
     def value_and_slope(self, x: Array, rows: Array) -> tuple[Array, Array]:
         """The same and its derivatives by `x`; `-inf` and 0 where these are not finite."""
         log_prob, slope = self._at(self._with_slope, x, rows)
-        slope = slope[..., self._rest]
+        log_window, window_slope = self._angles.log_window(x)
+        log_prob, slope = log_prob + log_window, slope[..., self._rest] + window_slope
         fine = np.isfinite(slope).all(-1)
         return np.where(fine, log_prob, -np.inf), np.where(fine[..., None], slope, 0.0)
 
