@@ -118,14 +118,14 @@ def as_real(value: Any, dtype: tf.DType, name: str) -> tf.Tensor:
 def as_events(value: Any, event_shape: Any, dtype: Any) -> Any:
     """Return events as a tensor of `dtype` whose last axes are known to be `event_shape`.
 
-    Sizes that differ are left to those who know what broadcasts, unless they are not known before
-    a graph runs: then TensorFlow raises an InvalidArgumentError when it does. Of a structure of
-    shapes, as joint distributions have, every part is one event.
+    Sizes of vectors that differ are left to those who know what broadcasts, unless they are not
+    known before a graph runs: then TensorFlow raises an InvalidArgumentError when it does. Of a
+    structure of shapes, as joint distributions have, every part is one event.
 
     Raises:
       TypeError: as in `as_real`.
-      ValueError: there are fewer axes than an event has, or it is not known how many; or the parts
-        are others.
+      ValueError: there are fewer axes than an event has, or it is not known how many; a grid has
+        another shape; or the parts are others.
     """
     if tf.nest.is_nested(event_shape):
         try:
@@ -139,11 +139,11 @@ def as_events(value: Any, event_shape: Any, dtype: Any) -> Any:
     rank, ndims = value.shape.rank, event_shape.rank
     if not ndims:
         return value
-    if rank is None or rank < ndims:
+    event = None if rank is None or rank < ndims else value.shape[rank - ndims :]
+    if event is None or (ndims > 1 and not event.is_compatible_with(event_shape)):
         need = ", ".join(map(str, ("...", *event_shape)))
         received = "a tensor of unknown shape" if rank is None else f"shape={tuple(value.shape)}"
         raise ValueError(f"`value` must hold events, of shape ({need}). Received: {received}")
-    event = value.shape[rank - ndims :]
     if event.is_fully_defined() or not event.is_compatible_with(event_shape):
         return value
     return tf.ensure_shape(value, [*value.shape[: rank - ndims], *event.merge_with(event_shape)])

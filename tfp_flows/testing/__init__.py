@@ -96,7 +96,7 @@ def check_flow(
       extent: interval that holds nearly all mass of each column, for the integral of the density
         in one and two dimensions; found from samples by default.
       integral_tolerance: how far from 1 the integral may be.
-      skip: names of laws to leave out.
+      skip: names of laws to leave out, as "config" for what `FlowModel` cannot save.
 
     Raises:
       AssertionError: a law is broken.
