@@ -94,8 +94,9 @@ def garch(data: dict) -> None:
     mu = numpyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
     alpha0 = numpyro.sample("alpha0", dist.ImproperUniform(dist.constraints.positive, (), ()))
     alpha1 = numpyro.sample("alpha1", dist.Uniform(0.0, 1.0))
-    # Uniform from 0 to 1 - alpha1: guides take no support that depends on another part.
+    # Flat from 0 to 1 - alpha1: guides take no support that depends on another part.
     beta1 = (1 - alpha1) * numpyro.sample("share", dist.Uniform(0.0, 1.0))
+    numpyro.factor("flat", jnp.log1p(-alpha1))
 
     def after(variance: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         variance = alpha0 + alpha1 * noise + beta1 * variance
