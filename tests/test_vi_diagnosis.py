@@ -35,14 +35,26 @@ def test_the_numbers_are_those_of_closed_forms():
     variance = 2 * 1.3**2 - 1
     moment = 1.3**2 / np.sqrt(variance) * np.exp(0.4**2 / variance)
     np.testing.assert_allclose(found.ess / found.draws, 1 / moment, rtol=0.03)
-    assert found.k_hat < 0.5 and "good" in found.verdict
+    np.testing.assert_allclose([found.mean_error, found.sd_ratio], [0.4, 1.3], atol=0.03)
+    assert found.k_hat < 0.5 and "usable with weights" in found.verdict
     assert str(found).endswith(found.verdict)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "good"), [(1.02, 0.05, True), (1.0, 0.2, False), (1.1, 0.0, False)]
+)
+def test_good_is_what_needs_no_weights(scale, shift, good):
+    found = vi.diagnose(target, normal_flow(scale, shift), draws=5000)
+    assert found.k_hat < 0.5
+    np.testing.assert_allclose([found.mean_error, found.sd_ratio], [shift, scale], atol=0.02)
+    assert ("good" if good else "by vi.resample rather than by sample") in found.verdict
 
 
 def test_equal_densities_have_equal_weights():
     found = vi.diagnose(target, normal_flow())
     np.testing.assert_allclose([found.elbo, found.log_evidence], 3.0, atol=1e-10)
     assert found.k_hat < 0.5 and found.elbo_se < 1e-10 and found.ess > 1999.9
+    np.testing.assert_allclose([found.mean_error, found.sd_ratio], [0.0, 1.0], atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.6])
@@ -61,6 +73,8 @@ def test_what_is_far_off_is_no_warning_of_numpy():
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         found = vi.diagnose(lambda z: -1e5 * tf.abs(z[:, 0]), normal_flow(), draws=10_000)
+        one = vi.diagnose(lambda z: -1e30 * z[:, 0] ** 2, normal_flow())
+    assert one.sd_ratio > 1e3 and "do not trust" in one.verdict
     assert found.k_hat > 100 and "do not trust" in found.verdict
 
 

@@ -21,6 +21,7 @@ __all__ = ["Diagnosis", "arviz", "diagnose", "inference_data", "resample"]
 
 _PINNED = tfp.experimental.distributions.JointDistributionPinned
 _GOOD = 0.5
+_OFF_MEAN, _OFF_SD = 0.1, 0.05  # In deviations, and of them.
 _EQUAL = 1e-4  # In nats: rounding in float32.
 _FEWEST = 25  # For a tail of five draws, to which a Pareto distribution can be fitted.
 _ROWS_AT_A_TIME = 4096
@@ -38,6 +39,10 @@ class Diagnosis:
         `min(1 - 1 / log10(draws), 0.7)` on, averages over weighted draws cannot be trusted.
       ess: how many draws of the target the weighted draws are worth.
       draws: how many there were.
+      mean_error: how far a mean over draws as they are is from that over weighted ones, in
+        deviations of these: the largest of all parameters.
+      sd_ratio: a deviation of draws as they are by that of weighted ones: of all parameters the
+        one furthest from 1. Both mean something only where `k_hat` is small.
       forward_ess: share of the reference draws that weighted draws of the posterior are worth, near
         0 where the posterior misses what the target has; None without a reference.
       verdict: one sentence.
@@ -55,6 +60,8 @@ class Diagnosis:
     k_hat: float
     ess: float
     draws: int
+    mean_error: float
+    sd_ratio: float
     forward_ess: float | None
     verdict: str
 
@@ -64,6 +71,8 @@ class Diagnosis:
             f"log evidence   {self.log_evidence:10.3f} ± {self.log_evidence_se:.3f} nats",
             f"k_hat          {self.k_hat:10.2f}",
             f"ess            {self.ess:10.0f} of {self.draws} draws",
+            f"mean error     {self.mean_error:10.2f} deviations, of draws without weights",
+            f"sd ratio       {self.sd_ratio:10.2f}",
         ]
         if self.forward_ess is not None:
             lines.append(f"forward ess    {self.forward_ess:10.2f} of the reference draws")
@@ -103,10 +112,12 @@ def diagnose(
       >>> vi.diagnose(model, posterior, draws=500).k_hat < 0.7     # True
     """
     density = Target(target, posterior)
-    _, log_weights = _weighted(density, _check_draws(draws), seed)
+    z, log_weights = _weighted(density, _check_draws(draws), seed)
     smoothed, k_hat = _smooth(log_weights)
     log_sum = np.logaddexp.reduce(smoothed)
-    ess = 1 / np.sum(np.exp(2 * (smoothed - log_sum)))
+    weights = np.exp(smoothed - log_sum)
+    ess = 1 / np.sum(weights**2)
+    mean_error, sd_ratio = _unweighted(density.value(z), weights)
     log_evidence = float(log_sum - math.log(draws))
     forward = None if reference is None else _forward_ess(density, reference, log_evidence)
     return Diagnosis(
@@ -117,8 +128,10 @@ def diagnose(
         k_hat=k_hat,
         ess=float(ess),
         draws=draws,
+        mean_error=mean_error,
+        sd_ratio=sd_ratio,
         forward_ess=forward,
-        verdict=_verdict(k_hat, ess, draws, forward),
+        verdict=_verdict(k_hat, ess, draws, mean_error, sd_ratio, forward),
     )
 
 
@@ -280,7 +293,29 @@ def _forward_ess(density: Target, reference: Any, log_evidence: float) -> float:
     return float(min(1.0, np.exp(log_evidence - log_mean)))
 
 
-def _verdict(k_hat: float, ess: float, draws: int, forward: float | None) -> str:
+def _unweighted(value: Any, weights: np.ndarray) -> tuple[float, float]:
+    """How far means and deviations of draws are from those of weighted ones; see `Diagnosis`."""
+    parts = [np.asarray(part, "float64") for part in tf.nest.flatten(value)]
+    x = np.concatenate([part.reshape(len(weights), -1) for part in parts], 1)
+    x = x - x.mean(0)
+    mean = weights @ x
+    deviation, own = np.sqrt(weights @ (x - mean) ** 2), x.std(0)
+    varies = own > 0  # Parts of matrices may not.
+    if not varies.any():
+        return 0.0, 1.0
+    with np.errstate(divide="ignore"):  # Where one draw has all the weight.
+        errors, ratios = np.abs(mean[varies]) / deviation[varies], own[varies] / deviation[varies]
+    return float(errors.max()), float(ratios[np.argmax(np.abs(np.log(ratios)))])
+
+
+def _verdict(
+    k_hat: float,
+    ess: float,
+    draws: int,
+    mean_error: float,
+    sd_ratio: float,
+    forward: float | None,
+) -> str:
     limit = min(1 - 1 / math.log10(draws), 0.7)
     said = f"k_hat = {k_hat:.2f}"
     if forward is not None and forward < 0.1:
@@ -293,7 +328,7 @@ def _verdict(k_hat: float, ess: float, draws: int, forward: float | None) -> str
             f"{said}: do not trust; try more steps, a larger sample_size, a more expressive flow, "
             "or vi.neutra."
         )
-    if k_hat < _GOOD:
+    if k_hat < _GOOD and mean_error < _OFF_MEAN and 1 - _OFF_SD < sd_ratio < 1 + _OFF_SD:
         return f"{said}: good; weighted draws are worth {ess / draws:.0%} of as many of the target."
     return f"{said}: usable with weights; take draws by vi.resample rather than by sample."
 
