@@ -191,10 +191,11 @@ def run(name: str, flow: str, steps: int, seed: int) -> str:
     bias = np.abs(drawn.mean(0) - reference.mean(0)) / reference.std(0)
     ratio = drawn.std(0) / reference.std(0)
     right = bias.max() <= 0.1 and ratio.min() >= 0.95 and ratio.max() <= 1.05
+    verdict = found.verdict.partition(": ")[2].partition(";")[0]
     return (
         f"{name:40} {flow:13} {wall:5.0f} s {cpu:5.0f} s {found.elbo:11.3f} {found.k_hat:6.2f} "
         f"{bias.max():6.3f} {ratio.min():6.3f} {ratio.max():6.3f}  "
-        f"{'within' if right else 'outside'}, said: {found.verdict.partition(': ')[2][:19]}"
+        f"{'within' if right else 'outside'}, {verdict}"
     )
 
 
