@@ -298,6 +298,15 @@ def test_infinite_events_behind_an_affine_map():
     assert np.isnan(flow.log_prob([np.inf, np.nan]))
 
 
+def test_finite_events_whose_sum_is_infinite_have_a_density():
+    wide = tfd.Independent(tfd.Laplace([0.0, 0.0], 1e30), 1)
+    largest = np.array([[3e38, -3e38], [np.inf, -3e38], [np.nan, -np.inf]], "float32")
+    found = Flow(wide, tfb.Shift([0.0, 0.0])).log_prob(largest)
+    expected = [wide.log_prob(largest[0]), -INF, np.nan]
+    np.testing.assert_array_equal(found, expected)
+    assert np.isfinite(expected[0])
+
+
 @pytest.mark.parametrize("family", ["sum_of_squares", "neural_spline", "maf", "real_nvp"])
 def test_events_that_are_far_out_have_a_density_and_no_nan(family):
     """Squares of these values leave float32, and networks make NaN of some."""

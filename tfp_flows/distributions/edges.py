@@ -24,7 +24,6 @@ __all__ = [
     "has_edges",
     "inverse_within",
     "is_below_fold",
-    "is_far_out",
     "with_edges",
     "without_density",
     "without_infinite",
@@ -34,6 +33,8 @@ __all__ = [
 # Distributions of TFP made of those of scalars, and those that give NaN where their density is 0.
 _OF_SCALARS = (tfd.Independent, tfd.Sample, tfd.MixtureSameFamily)
 _NAN_AT_THE_ENDS = (TransformedDistributionBase, tfd.InverseGamma, tfd.InverseGaussian)
+
+_SCALE = 2.0**-32
 
 
 def with_edges(bijector: tfb.Bijector, base: tfd.Distribution) -> tfb.Bijector:
@@ -50,20 +51,19 @@ def with_edges(bijector: tfb.Bijector, base: tfd.Distribution) -> tfb.Bijector:
     return bijector if edged == parts else tfb.Chain(edged)
 
 
-def without_infinite(y: tf.Tensor, event_ndims: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Events with zeros in place of those with an infinite entry, and which these are: `(...)`."""
-    infinite = _any(tf.math.is_inf(y), event_ndims)
-    replaced = _widen(infinite, event_ndims) & ~tf.math.is_nan(y)
-    return tf.where(replaced, tf.zeros_like(y), y), infinite
+def without_infinite(y: tf.Tensor, event_ndims: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Events with zeros in place of infinite ones, and which are infinite or far out: `(...)`.
 
-
-def is_far_out(y: tf.Tensor, event_ndims: int) -> tf.Tensor:
-    """Which events are so far out that squares of what networks make of them leave the dtype.
-
-    Some of these have a density of NaN: `(...)`.
+    Infinite are those with an infinite entry and no NaN. Of those far out, squares of what networks
+    make of them leave the dtype: some have a density of NaN.
     """
-    size = tf.reduce_sum(tf.abs(y), axis=list(range(-event_ndims, 0)))  # NaN of what has a NaN.
-    return size > tf.constant(y.dtype.max**0.375, y.dtype)
+    # One sum serves both, for operations on all entries take their time. Scaled, that of finite
+    # numbers is finite.
+    scaled = tf.abs(y) * tf.constant(_SCALE, y.dtype)
+    size = tf.reduce_sum(scaled, axis=list(range(-event_ndims, 0)))  # NaN of what has a NaN.
+    infinite = tf.math.is_inf(size)
+    y = tf.where(_widen(infinite, event_ndims), tf.constant(0, y.dtype), y)
+    return y, infinite, size > tf.constant(_SCALE * y.dtype.max**0.375, y.dtype)
 
 
 def without_density(log_prob: tf.Tensor, infinite: tf.Tensor, far_out: tf.Tensor) -> tf.Tensor:

@@ -18,7 +18,6 @@ from tfp_flows.distributions.conditional import Conditional
 from tfp_flows.distributions.cumulative import cumulative, quantile
 from tfp_flows.distributions.edges import (
     is_below_fold,
-    is_far_out,
     with_edges,
     without_density,
     without_infinite,
@@ -254,9 +253,8 @@ class Flow(Conditional, JointDensity, Moments, TransformedDistributionBase):
         Raises:
           NotImplementedError: the bijector is not injective.
         """
-        far_out = is_far_out(y, self.event_shape.rank)
         # A new tensor, too, which TFP's caches do not know: they look inputs up by identity.
-        y, infinite = without_infinite(y, self.event_shape.rank)
+        y, infinite, far_out = without_infinite(y, self.event_shape.rank)
         bijector = with_edges(self.bijector, self.distribution)
         if bijector is self.bijector:
             measure = super().experimental_local_measure

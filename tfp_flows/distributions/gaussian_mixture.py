@@ -10,7 +10,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_flows.distributions.conditional import NotReparameterized
-from tfp_flows.distributions.edges import is_far_out, without_density, without_infinite
+from tfp_flows.distributions.edges import without_density, without_infinite
 from tfp_flows.ops.checks import check_events, floating, positive_int
 from tfp_flows.ops.limits import claim
 
@@ -122,8 +122,7 @@ class GaussianMixture(NotReparameterized):
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
         check_events(self, value)
-        far_out = is_far_out(value, 1)
-        value, infinite = without_infinite(value, 1)
+        value, infinite, far_out = without_infinite(value, 1)
         return without_density(self.mixture().log_prob(value), infinite, far_out)
 
     def _sample_n(self, n: int, seed: Any = None) -> tf.Tensor:

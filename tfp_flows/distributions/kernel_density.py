@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 
 from tfp_flows.distributions.conditional import NotReparameterized
-from tfp_flows.distributions.edges import is_far_out, without_density, without_infinite
+from tfp_flows.distributions.edges import without_density, without_infinite
 from tfp_flows.ops.checks import check_events, floating, positive_int
 from tfp_flows.ops.limits import claim
 
@@ -107,8 +107,7 @@ class KernelDensity(NotReparameterized):
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
         check_events(self, value)
-        far_out = is_far_out(value, 1)
-        value, infinite = without_infinite(value, 1)
+        value, infinite, far_out = without_infinite(value, 1)
         flat = tf.reshape(value, [-1, self.event_size])
         points = tf.transpose(tf.linalg.triangular_solve(self._triangle, tf.transpose(flat)))
         count = tf.shape(points)[0]

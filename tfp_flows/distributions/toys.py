@@ -30,7 +30,7 @@ import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_flows.distributions.edges import is_far_out, without_density, without_infinite
+from tfp_flows.distributions.edges import without_density, without_infinite
 from tfp_flows.ops.checks import finite_number
 from tfp_flows.ops.seeds import stateless_seed
 
@@ -102,8 +102,7 @@ class _Toy(tfd.Distribution):
             raise TypeError(f"`value` must be {self.dtype.name}. Received: dtype={x.dtype.name}")
         if not x.shape[-1:].is_compatible_with([2]):
             raise ValueError(f"`value` must have shape (..., 2). Received: shape={x.shape}")
-        far_out = is_far_out(x, 1)
-        x, infinite = without_infinite(x, 1)
+        x, infinite, far_out = without_infinite(x, 1)
         log_prob = self._log_density(x) + 0 * tf.reduce_sum(x, -1)  # A NaN stays one.
         return without_density(log_prob, infinite, far_out)
 
