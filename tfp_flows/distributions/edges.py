@@ -52,7 +52,7 @@ def with_edges(bijector: tfb.Bijector, base: tfd.Distribution) -> tfb.Bijector:
 
 
 def without_infinite(y: tf.Tensor, event_ndims: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Events with zeros in place of infinite ones, and which are infinite or far out: `(...)`.
+    """Events with zeros for infinite entries, and which events are infinite or far out: `(...)`.
 
     Infinite are those with an infinite entry and no NaN. Of those far out, squares of what networks
     make of them leave the dtype: some have a density of NaN.
@@ -61,9 +61,10 @@ def without_infinite(y: tf.Tensor, event_ndims: int) -> tuple[tf.Tensor, tf.Tens
     # numbers is finite.
     scaled = tf.abs(y) * tf.constant(_SCALE, y.dtype)
     size = tf.reduce_sum(scaled, axis=list(range(-event_ndims, 0)))  # NaN of what has a NaN.
-    infinite = tf.math.is_inf(size)
-    y = tf.where(_widen(infinite, event_ndims), tf.constant(0, y.dtype), y)
-    return y, infinite, size > tf.constant(_SCALE * y.dtype.max**0.375, y.dtype)
+    far_out = size > tf.constant(_SCALE * y.dtype.max**0.375, y.dtype)
+    # Of equal shapes: to select by rows takes longer.
+    y = tf.where(tf.math.is_inf(y), tf.zeros_like(y), y)
+    return y, tf.math.is_inf(size), far_out
 
 
 def without_density(log_prob: tf.Tensor, infinite: tf.Tensor, far_out: tf.Tensor) -> tf.Tensor:

@@ -42,16 +42,15 @@ def from_feature_major(features: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 def select_features(features: tf.Tensor, indices: np.ndarray) -> tf.Tensor:
     """Of `(D, n)`, the features with these indices, as `(n, len(indices))` for a network.
 
-    It is a product with zeros and ones: infinite values become the largest finite ones, and a NaN
-    in one feature of an event reaches all features of this event.
+    The gradient is a product with zeros and ones, which takes less time than a transposition and a
+    scatter: in gradients, a NaN in one feature of an event reaches all features of this event.
     """
     matrix = tf.constant(np.eye(features.shape[0])[:, indices], features.dtype)
 
     @tf.custom_gradient
     def selected(features: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         # Linear in `g`, and of constants only: so are all derivatives.
-        finite = tf.clip_by_value(features, features.dtype.min, features.dtype.max)
-        events = tf.matmul(finite, matrix, transpose_a=True)
+        events = tf.transpose(tf.gather(features, indices))
         return events, lambda g: tf.matmul(matrix, g, transpose_b=True)
 
     return selected(features)
