@@ -7,8 +7,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from helpers import randomize
 
-from tfp_flows import Flow, FlowModel, bijectors, flows
-from tfp_flows.distributions import reversible
+from tfp_flows import Flow, FlowModel, bijectors, datasets, flows, networks
+from tfp_flows.distributions import bases, reversible
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 INF = np.inf
@@ -305,6 +305,36 @@ def test_finite_events_whose_sum_is_infinite_have_a_density():
     expected = [wide.log_prob(largest[0]), -INF, np.nan]
     np.testing.assert_array_equal(found, expected)
     assert np.isfinite(expected[0])
+
+
+def test_infinite_events_of_half_precision():
+    zero, one = tf.constant(0, tf.float16), tf.constant(1, tf.float16)
+    found = Flow(tfd.Normal(zero, one), tfb.Shift(one)).log_prob([-INF, INF, 1.0])
+    np.testing.assert_array_equal(np.isinf(found), [True, True, False])
+
+
+@pytest.mark.parametrize("last", [2e19, -1.0])
+def test_infinite_events_have_no_gradient(last):
+    """Their other entries have none either, where those alone would have NaN."""
+    power = Flow(base(), tfb.Power(3.0))
+    radial = flows.radial(2, layers=1, seed=0)
+    for flow in (radial, power, datasets.two_moons()):
+        y = tf.constant([[0.1, 0.2], [INF, last]])
+        with tf.GradientTape() as tape:
+            tape.watch(y)
+            log_prob = flow.log_prob(y)
+        gradients = tape.gradient(log_prob, [y, *flow.trainable_variables])
+        np.testing.assert_array_equal(np.isinf(log_prob), [False, True])
+        np.testing.assert_array_equal(gradients[0][1], [0.0, 0.0])
+        assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_events_that_overflow_before_a_coupling_have_no_density():
+    network = networks.MLP((6,), activation="tanh", seed=3)
+    layer = bijectors.Coupling(4, bijectors.transformers.Affine(), network, seed=1)
+    flow = Flow(bases.normal(4), tfb.Chain([tfb.Scale(1e-30), layer]))
+    y = [[1e9, 1e9, 1.0, 1.0], [1e10, -1e10, 1.0, 1.0]]
+    np.testing.assert_array_equal(flow.log_prob(y), -INF)
 
 
 @pytest.mark.parametrize("family", ["sum_of_squares", "neural_spline", "maf", "real_nvp"])

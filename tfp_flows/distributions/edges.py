@@ -34,8 +34,6 @@ __all__ = [
 _OF_SCALARS = (tfd.Independent, tfd.Sample, tfd.MixtureSameFamily)
 _NAN_AT_THE_ENDS = (TransformedDistributionBase, tfd.InverseGamma, tfd.InverseGaussian)
 
-_SCALE = 2.0**-32
-
 
 def with_edges(bijector: tfb.Bijector, base: tfd.Distribution) -> tfb.Bijector:
     """The map with log-determinants of `-inf` for events outside of the range of one of its parts.
@@ -52,19 +50,21 @@ def with_edges(bijector: tfb.Bijector, base: tfd.Distribution) -> tfb.Bijector:
 
 
 def without_infinite(y: tf.Tensor, event_ndims: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Events with zeros for infinite entries, and which events are infinite or far out: `(...)`.
+    """Events with zeros in place of infinite ones, and which are infinite or far out: `(...)`.
 
     Infinite are those with an infinite entry and no NaN. Of those far out, squares of what networks
-    make of them leave the dtype: some have a density of NaN.
+    make of them may leave the dtype: some have a density of NaN.
     """
     # One sum serves both, for operations on all entries take their time. Scaled, that of finite
     # numbers is finite.
-    scaled = tf.abs(y) * tf.constant(_SCALE, y.dtype)
+    scale = y.dtype.max**-0.5
+    scaled = tf.abs(y) * tf.constant(scale, y.dtype)
     size = tf.reduce_sum(scaled, axis=list(range(-event_ndims, 0)))  # NaN of what has a NaN.
-    far_out = size > tf.constant(_SCALE * y.dtype.max**0.375, y.dtype)
-    # Of equal shapes: to select by rows takes longer.
-    y = tf.where(tf.math.is_inf(y), tf.zeros_like(y), y)
-    return y, tf.math.is_inf(size), far_out
+    infinite = tf.math.is_inf(size)
+    far_out = size > tf.constant(scale * y.dtype.max**0.375, y.dtype)
+    # Whole events: the other entries may have gradients of NaN, by which 0 would be multiplied.
+    y = tf.where(_widen(infinite, event_ndims), tf.constant(0, y.dtype), y)
+    return y, infinite, far_out
 
 
 def without_density(log_prob: tf.Tensor, infinite: tf.Tensor, far_out: tf.Tensor) -> tf.Tensor:

@@ -42,15 +42,17 @@ def from_feature_major(features: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 def select_features(features: tf.Tensor, indices: np.ndarray) -> tf.Tensor:
     """Of `(D, n)`, the features with these indices, as `(n, len(indices))` for a network.
 
-    The gradient is a product with zeros and ones, which takes less time than a transposition and a
+    Infinite values become the largest finite ones, for networks make NaN of the others. The
+    gradient is a product with zeros and ones, which takes less time than a transposition and a
     scatter: in gradients, a NaN in one feature of an event reaches all features of this event.
     """
     matrix = tf.constant(np.eye(features.shape[0])[:, indices], features.dtype)
 
     @tf.custom_gradient
     def selected(features: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        chosen = tf.gather(features, indices)
+        events = tf.transpose(tf.clip_by_value(chosen, chosen.dtype.min, chosen.dtype.max))
         # Linear in `g`, and of constants only: so are all derivatives.
-        events = tf.transpose(tf.gather(features, indices))
         return events, lambda g: tf.matmul(matrix, g, transpose_b=True)
 
     return selected(features)
